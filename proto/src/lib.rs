@@ -1,0 +1,4 @@
+//! The greeter service of `greeter.proto`: messages, a client for any tonic-ready service, a server.
+#![allow(missing_docs, reason = "generated code")]
+
+tonic::include_proto!("cenote.greeter.v1");

@@ -1,0 +1,9 @@
+//! Pools.
+
+mod local;
+mod primitive;
+mod stats;
+mod sync_pool;
+
+pub use self::stats::Stats;
+pub use self::sync_pool::{OwnedPooled, Pooled, SyncPool};

@@ -1,0 +1,43 @@
+//! Counters. Each thread counts in its own shard, beside the objects it moves, so counting shares no cache
+//! line; a snapshot adds the shards up.
+
+use std::ops::AddAssign;
+
+/// What a [`SyncPool`](crate::SyncPool) has done so far, and how many objects it holds.
+///
+/// Every object that was kept has one later fate: while no other thread is inside the pool,
+/// `kept == hits + aged + cleared + idle`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Objects that the pool's factory made, or the closure of a `get_or_else`.
+    pub made: u64,
+    /// Gets that were served with an object that the pool held.
+    pub hits: u64,
+    /// Of the hits, those that fetched the object from another thread's shard.
+    pub stolen: u64,
+    /// Objects that came back and were kept.
+    pub kept: u64,
+    /// Objects that came back and were dropped because the recycle hook said no.
+    pub refused: u64,
+    /// Objects that were dropped because nobody used them for two generations.
+    pub aged: u64,
+    /// Objects that were dropped by `clear`.
+    pub cleared: u64,
+    /// Objects that the pool holds now.
+    pub idle: usize,
+}
+
+impl AddAssign<&Stats> for Stats {
+    fn add_assign(&mut self, other: &Stats) {
+        let Stats { made, hits, stolen, kept, refused, aged, cleared, idle } = other;
+        self.made += made;
+        self.hits += hits;
+        self.stolen += stolen;
+        self.kept += kept;
+        self.refused += refused;
+        self.aged += aged;
+        self.cleared += cleared;
+        self.idle += idle;
+    }
+}

@@ -1,0 +1,262 @@
+//! [`SyncPool`]: scratch objects, reused.
+
+mod guard;
+
+use std::fmt;
+
+pub use self::guard::{OwnedPooled, Pooled};
+use crate::local::Cache;
+use crate::primitive::Arc;
+use crate::stats::Stats;
+
+/// A pool of objects that any thread may take and give back, after Go's `sync.Pool`.
+///
+/// Each thread has a shard of its own; a get takes what this thread put last, while it is still in its cache.
+/// What one shard has too much travels to the others by a shared depot, a batch at a time; a get that finds neither
+/// takes from another thread's shard before it lets the factory make a new object. Nothing is ever lost on a thread
+/// that went to sleep or ended.
+///
+/// ```
+/// use cenote::SyncPool;
+///
+/// static BUFS: SyncPool<Vec<u8>> = SyncPool::with_recycle(Vec::new, |buf| {
+///     buf.clear();
+///     buf.capacity() <= 64 * 1024 // an outsized one is dropped, not kept
+/// });
+///
+/// fn render(name: &str) -> usize {
+///     let mut buf = BUFS.get(); // Go: buf := bufs.Get(); defer bufs.Put(buf)
+///     buf.extend_from_slice(b"hello, ");
+///     buf.extend_from_slice(name.as_bytes());
+///     buf.len()
+/// } // and back it goes
+///
+/// assert_eq!(render("world"), 12);
+/// assert_eq!(render("again"), 12);
+/// assert_eq!(BUFS.stats().made, 1);
+/// ```
+///
+/// # What it promises
+///
+/// * An object that is put may be dropped at any time after: a pool is for things that can be made again. It has no
+///   maximum; it shrinks by [`age`](Self::age).
+/// * A put of an object happens before the get that returns it.
+/// * Which object a get returns is not promised. On one thread it is most often the one put last.
+/// * The factory, the recycle hook and the `Drop` of an object run without any lock held: they may use this pool,
+///   and if one panics, the panic goes to the caller, the object at hand is dropped, and the pool works on.
+///
+/// # When not to use it
+///
+/// For objects that must be limited in number or closed in an orderly way (database connections), and for those
+/// that cost less to make than the few nanoseconds of a get and put. An object comes back as it was left,
+/// unless a hook resets it: see [`with_recycle`](Self::with_recycle).
+///
+/// # The algorithm
+///
+/// Shards, the victim generation and the order of the search follow Go's
+/// [`sync/pool.go`](https://go.dev/src/sync/pool.go); the batches that travel by the depot follow the magazines of
+/// Bonwick and Adams, *Magazines and Vmem* (USENIX ATC 2001). One thread's shard keeps up to 32 objects of the
+/// current generation and those of its victim generation; what is above that lies in the depot.
+pub struct SyncPool<T: Send, F = fn() -> T> {
+    factory: F,
+    /// Resets an object before it is kept, or refuses it.
+    recycle: Option<fn(&mut T) -> bool>,
+    cache: Cache<T>,
+}
+
+impl<T: Send, F> SyncPool<T, F> {
+    /// A pool whose misses are served by `factory`. Allocates nothing, so it can stand in a `static`:
+    ///
+    /// ```
+    /// # use cenote::SyncPool;
+    /// static BUFS: SyncPool<Vec<u8>> = SyncPool::new(Vec::new);
+    /// ```
+    pub const fn new(factory: F) -> Self {
+        SyncPool { factory, recycle: None, cache: Cache::new() }
+    }
+
+    /// A pool with a hook that sees each object that comes back, before it is kept: it resets the object and
+    /// says `true`, or `false` to have it dropped.
+    ///
+    /// The hook runs on the thread that gives the object back, in a `put` or in the drop of a guard. If it
+    /// panics, the object is dropped and the panic goes on to that caller.
+    ///
+    /// ```
+    /// # use cenote::SyncPool;
+    /// let pool = SyncPool::with_recycle(String::new, |s| {
+    ///     s.clear();
+    ///     s.capacity() < 1024
+    /// });
+    /// pool.put(String::with_capacity(10_000));
+    /// assert_eq!(pool.stats().refused, 1);
+    /// assert_eq!(pool.stats().idle, 0);
+    /// ```
+    pub const fn with_recycle(factory: F, recycle: fn(&mut T) -> bool) -> Self {
+        SyncPool { factory, recycle: Some(recycle), cache: Cache::new() }
+    }
+
+    /// Takes an object that the pool holds; `None` if there is none. Go's `Get` with a nil `New`.
+    ///
+    /// Does not wait: a shard that another thread is at work on at this moment is passed by.
+    #[inline]
+    pub fn try_take(&self) -> Option<T> {
+        self.cache.take()
+    }
+
+    /// Takes an object, or makes one with `make`, which may capture what a factory cannot.
+    ///
+    /// # Panics
+    ///
+    /// If `make` panics. The pool is as it was.
+    #[inline]
+    pub fn take_or_else(&self, make: impl FnOnce() -> T) -> T {
+        match self.cache.take() {
+            Some(object) => object,
+            None => self.make(make),
+        }
+    }
+
+    /// As [`take_or_else`](Self::take_or_else), with a guard.
+    ///
+    /// ```
+    /// # use cenote::SyncPool;
+    /// static BUFS: SyncPool<Vec<u8>> = SyncPool::new(Vec::new);
+    /// let expected = 4096;
+    /// let buf = BUFS.get_or_else(|| Vec::with_capacity(expected));
+    /// assert!(buf.capacity() >= 4096);
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// If `make` panics. The pool is as it was.
+    #[inline]
+    pub fn get_or_else(&self, make: impl FnOnce() -> T) -> Pooled<'_, T, F> {
+        Pooled::new(self, self.take_or_else(make))
+    }
+
+    #[cold]
+    fn make(&self, make: impl FnOnce() -> T) -> T {
+        let object = make();
+        self.cache.count(|counts| counts.made += 1);
+        object
+    }
+
+    /// Gives an object to the pool, whether it came from there or not; Go's `Put`. Runs the recycle hook.
+    ///
+    /// # Panics
+    ///
+    /// If the recycle hook panics, or the `Drop` of an object that it refused. The object is gone, the pool works.
+    #[inline]
+    pub fn put(&self, mut object: T) {
+        if let Some(recycle) = self.recycle {
+            if !recycle(&mut object) {
+                return self.refuse(object);
+            }
+        }
+        self.cache.put(object);
+    }
+
+    #[cold]
+    fn refuse(&self, object: T) {
+        self.cache.count(|counts| counts.refused += 1);
+        drop(object);
+    }
+
+    /// Lets one generation pass, as one garbage collection does for a Go pool: objects that were there at
+    /// the `age` before this one, and have not been taken since, are dropped.
+    ///
+    /// Reaches the objects of every thread, parked ones too. All that is due has been dropped on return,
+    /// on this thread.
+    ///
+    /// ```
+    /// # use cenote::SyncPool;
+    /// let pool: SyncPool<Vec<u8>> = SyncPool::new(Vec::new);
+    /// pool.put(vec![1]);
+    /// pool.age();
+    /// assert_eq!(pool.stats().idle, 1); // a victim now: the next get may still have it
+    /// pool.age();
+    /// assert_eq!(pool.stats().idle, 0);
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// If an object's `Drop` panics; the others are dropped all the same.
+    pub fn age(&self) {
+        self.cache.age();
+    }
+
+    /// Drops every object that the pool holds now. What is taken out stays with its holders and may come back.
+    ///
+    /// # Panics
+    ///
+    /// If an object's `Drop` panics; the others are dropped all the same.
+    pub fn clear(&self) {
+        self.cache.clear();
+    }
+
+    /// The counters, and how many objects are held. Visits each shard in turn: while other threads are at work
+    /// the figures are each true of some moment, but not all of the same.
+    pub fn stats(&self) -> Stats {
+        self.cache.stats()
+    }
+}
+
+impl<T: Send, F: Fn() -> T> SyncPool<T, F> {
+    /// Takes an object, or makes one, under a guard that gives it back when it is dropped.
+    ///
+    /// # Panics
+    ///
+    /// If the factory panics. The pool is as it was.
+    #[inline]
+    pub fn get(&self) -> Pooled<'_, T, F> {
+        self.get_or_else(&self.factory)
+    }
+
+    /// As [`get`](Self::get), with a guard that keeps the pool alive: for a spawned thread or task.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// # use cenote::SyncPool;
+    /// let pool = Arc::new(SyncPool::new(|| vec![0u8; 512]));
+    /// let mut buf = pool.get_owned();
+    /// std::thread::spawn(move || buf[0] = 1).join().unwrap();
+    /// assert_eq!(pool.get()[0], 1);
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// If the factory panics. The pool is as it was.
+    #[inline]
+    pub fn get_owned(self: &Arc<Self>) -> OwnedPooled<T, F> {
+        OwnedPooled::new(Arc::clone(self), self.take())
+    }
+
+    /// Takes an object, or makes one; Go's `Get`. It is the caller's: [`put`](Self::put) gives it back.
+    ///
+    /// # Panics
+    ///
+    /// If the factory panics. The pool is as it was.
+    #[inline]
+    pub fn take(&self) -> T {
+        self.take_or_else(&self.factory)
+    }
+}
+
+/// A pool of default values.
+impl<T: Send + Default> Default for SyncPool<T> {
+    fn default() -> Self {
+        SyncPool::new(T::default)
+    }
+}
+
+impl<T: Send, F> fmt::Debug for SyncPool<T, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Stats { made, hits, idle, .. } = self.cache.stats_without_waiting();
+        f.debug_struct("SyncPool")
+            .field("made", &made)
+            .field("hits", &hits)
+            .field("idle", &idle)
+            .field("recycle", &self.recycle.is_some())
+            .finish_non_exhaustive()
+    }
+}
