@@ -17,7 +17,7 @@ pub(crate) mod atomic {
 ///
 /// No code of a user runs while one of this crate's locks is held, so a panic cannot leave what it guards
 /// half-changed; a thread that died elsewhere must not take the pool with it.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Mutex<T>(std::sync::Mutex<T>);
 
 impl<T> Mutex<T> {

@@ -148,10 +148,10 @@ impl<T: Send, F> SyncPool<T, F> {
     /// If the recycle hook panics, or the `Drop` of an object that it refused. The object is gone, the pool works.
     #[inline]
     pub fn put(&self, mut object: T) {
-        if let Some(recycle) = self.recycle {
-            if !recycle(&mut object) {
-                return self.refuse(object);
-            }
+        if let Some(recycle) = self.recycle
+            && !recycle(&mut object)
+        {
+            return self.refuse(object);
         }
         self.cache.put(object);
     }

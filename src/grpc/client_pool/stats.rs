@@ -1,0 +1,80 @@
+//! A snapshot of a pool's counters.
+
+use crate::grpc::group::{Counters, read};
+use crate::stats::Stats;
+
+/// What a [`ClientPool`](super::ClientPool) has done so far, and what it has now.
+///
+/// Every connection is accounted for: `made == discarded.total() + released + alive`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ClientPoolStats {
+    /// Connections made. One is made without I/O; its sockets are counted in `dials`.
+    pub made: u64,
+    /// Gets that were served with a connection that the pool held.
+    pub reused: u64,
+    /// Gets that were served with a clone of a connection that another caller had: at the limit of
+    /// `max_connections`.
+    pub shared: u64,
+    /// Connections that the pool closed because they were broken.
+    pub discarded: Discards,
+    /// Connections whose last handle is gone: aged, cleared, or dropped by a caller. Their sockets are closed.
+    pub released: u64,
+    /// Connections that are neither discarded nor released.
+    pub alive: u64,
+    /// Of these, those that the pool holds now.
+    pub idle: usize,
+    /// Sockets that are open now.
+    pub open: usize,
+    /// The most sockets that were open at once.
+    pub peak_open: usize,
+    /// Attempts to connect.
+    pub dials: u64,
+    /// Of these, those that failed.
+    pub failed_dials: u64,
+}
+
+/// Discarded connections, by where they were found and in which state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Discards {
+    /// In TransientFailure, when a get took it.
+    pub get_transient_failure: u64,
+    /// In Shutdown, when a get took it.
+    pub get_shutdown: u64,
+    /// In TransientFailure, when it came back.
+    pub put_transient_failure: u64,
+    /// In Shutdown, when it came back.
+    pub put_shutdown: u64,
+}
+
+impl Discards {
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.get_transient_failure + self.get_shutdown + self.put_transient_failure + self.put_shutdown
+    }
+}
+
+impl ClientPoolStats {
+    pub(super) fn read(stock: &Stats, counters: &Counters) -> Self {
+        let [get_transient_failure, get_shutdown, put_transient_failure, put_shutdown] =
+            counters.discards.each_ref().map(read);
+        let discarded = Discards { get_transient_failure, get_shutdown, put_transient_failure, put_shutdown };
+        let released = read(&counters.released);
+        // Read after the ends, so that a connection made and ended in between does not make it negative.
+        let made = read(&counters.made);
+        ClientPoolStats {
+            made,
+            reused: stock.hits.saturating_sub(get_transient_failure + get_shutdown),
+            shared: read(&counters.shared),
+            discarded,
+            released,
+            alive: made.saturating_sub(discarded.total() + released),
+            idle: stock.idle,
+            open: counters.open(),
+            peak_open: counters.peak_open(),
+            dials: read(&counters.dials),
+            failed_dials: read(&counters.failed_dials),
+        }
+    }
+}

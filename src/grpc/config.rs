@@ -1,0 +1,223 @@
+//! Options: plain data with their defaults, and the checks that a builder makes once.
+
+use std::time::Duration;
+
+use http::HeaderValue;
+
+use super::conn::tls::{self, TlsConfig};
+use super::error::Error;
+use super::target::{Endpoint, Target};
+
+/// How the pause between two attempts to connect grows.
+///
+/// The defaults are those of gRPC's "connection backoff": 1 s, times 1.6 after each failure, give or take 20 %,
+/// at most 120 s.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Backoff {
+    /// The pause after the first failure; 1 s. More than zero.
+    pub initial: Duration,
+    /// What each further failure multiplies it with; 1.6. At least 1.
+    pub multiplier: f64,
+    /// Each pause is drawn from the range of plus or minus this share of it; 0.2. From 0 to 1.
+    pub jitter: f64,
+    /// No pause is longer than this, jitter included; 120 s. At least `initial`.
+    pub max: Duration,
+}
+
+impl Backoff {
+    /// What a [`ClientPool`](super::ClientPool) uses between the attempts of all its connections: 50 ms, times
+    /// 1.6, give or take 20 %, at most 1 s. After an outage the pool has found its server again within that second.
+    pub const POOL: Backoff = Backoff {
+        initial: Duration::from_millis(50),
+        multiplier: 1.6,
+        jitter: 0.2,
+        max: Duration::from_secs(1),
+    };
+
+    pub(crate) fn check(&self, option: &'static str) -> Result<(), Error> {
+        let Backoff { initial, multiplier, jitter, max } = *self;
+        if initial.is_zero() {
+            return Err(Error::config(option, "`initial` is zero"));
+        }
+        if !(multiplier >= 1.0 && multiplier.is_finite()) {
+            return Err(Error::config(option, "`multiplier` is less than 1"));
+        }
+        if !(0.0..=1.0).contains(&jitter) {
+            return Err(Error::config(option, "`jitter` is not from 0 to 1"));
+        }
+        if max < initial {
+            return Err(Error::config(option, "`max` is less than `initial`"));
+        }
+        Ok(())
+    }
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Backoff {
+            initial: Duration::from_secs(1),
+            multiplier: 1.6,
+            jitter: 0.2,
+            max: Duration::from_secs(120),
+        }
+    }
+}
+
+/// HTTP/2 pings that find out whether a silent connection is still alive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keepalive {
+    /// After this long without a word from the server, a ping is sent. At least 10 s: servers close a connection
+    /// that pings more often (`too_many_pings`).
+    pub interval: Duration,
+    /// The connection counts as lost if the ping is not answered within this time; 20 s. More than zero.
+    pub timeout: Duration,
+    /// Whether to ping while no call is open, too; false.
+    pub while_idle: bool,
+}
+
+impl Keepalive {
+    /// Pings at this interval, with a timeout of 20 s, and only while a call is open.
+    pub const fn every(interval: Duration) -> Self {
+        Keepalive { interval, timeout: Duration::from_secs(20), while_idle: false }
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        if self.interval < Duration::from_secs(10) {
+            return Err(Error::config("keepalive", "`interval` is less than 10 s"));
+        }
+        if self.timeout.is_zero() {
+            return Err(Error::config("keepalive", "`timeout` is zero"));
+        }
+        Ok(())
+    }
+}
+
+/// What a builder collects.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    pub(crate) target: String,
+    pub(crate) tls: Option<TlsConfig>,
+    /// For one whole attempt, name resolution to SETTINGS. `None`: gRPC's rule, 20 s or the current backoff,
+    /// whichever is longer.
+    pub(crate) connect_timeout: Option<Duration>,
+    pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) keepalive: Option<Keepalive>,
+    pub(crate) backoff: Backoff,
+    pub(crate) user_agent: Option<String>,
+}
+
+impl Options {
+    pub(crate) fn new(target: String, backoff: Backoff) -> Self {
+        Options {
+            target,
+            tls: None,
+            connect_timeout: None,
+            idle_timeout: Some(Duration::from_secs(30 * 60)),
+            keepalive: None,
+            backoff,
+            user_agent: None,
+        }
+    }
+
+    pub(crate) fn check(self) -> Result<Settings, Error> {
+        let target = Target::parse(&self.target)?;
+        let tls = match (target.tls, self.tls) {
+            (Some(false), Some(_)) => {
+                return Err(Error::config("tls", "the target's scheme is http, not https"));
+            }
+            (Some(true), given) => Some(given.unwrap_or_default()),
+            (_, given) => given,
+        };
+        let tls = match tls {
+            Some(config) => Some(tls::Connector::new(config, host(&target))?),
+            None => None,
+        };
+        if self.connect_timeout.is_some_and(|timeout| timeout.is_zero()) {
+            return Err(Error::config("connect_timeout", "it is zero"));
+        }
+        if self.idle_timeout.is_some_and(|timeout| timeout.is_zero()) {
+            return Err(Error::config("idle_timeout", "it is zero"));
+        }
+        if let Some(keepalive) = &self.keepalive {
+            keepalive.check()?;
+        }
+        self.backoff.check("backoff")?;
+        Ok(Settings {
+            tls,
+            connect_timeout: self.connect_timeout,
+            idle_timeout: self.idle_timeout,
+            keepalive: self.keepalive,
+            backoff: self.backoff,
+            user_agent: user_agent(self.user_agent.as_deref())?,
+            target,
+        })
+    }
+}
+
+/// What a connection works with: checked once, never changed.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) target: Target,
+    pub(crate) tls: Option<tls::Connector>,
+    pub(crate) connect_timeout: Option<Duration>,
+    pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) keepalive: Option<Keepalive>,
+    pub(crate) backoff: Backoff,
+    pub(crate) user_agent: HeaderValue,
+}
+
+fn host(target: &Target) -> &str {
+    match &target.endpoint {
+        Endpoint::Tcp { host, .. } => host,
+        Endpoint::Unix(_) => target.authority.host(),
+    }
+}
+
+fn user_agent(given: Option<&str>) -> Result<HeaderValue, Error> {
+    const OWN: &str = concat!("cenote/", env!("CARGO_PKG_VERSION"));
+    match given {
+        None => Ok(HeaderValue::from_static(OWN)),
+        Some(given) => {
+            HeaderValue::try_from(format!("{given} {OWN}")).map_err(|e| Error::config("user_agent", e))
+        }
+    }
+}
+
+/// The options that `ClientConnBuilder` and `ClientPoolBuilder` share. Each has a field `options: Options`.
+macro_rules! connection_options {
+    () => {
+        /// TLS settings. An `https` target without them trusts the webpki roots; `host:port`, `dns:` and `unix:`
+        /// targets use TLS only if this is set.
+        pub fn tls(mut self, tls: $crate::grpc::TlsConfig) -> Self {
+            self.options.tls = Some(tls);
+            self
+        }
+
+        /// How long one attempt to connect may take in all: name resolution, TCP, TLS and the server's SETTINGS.
+        /// Default: 20 s, or the current backoff where that is longer.
+        pub fn connect_timeout(mut self, timeout: std::time::Duration) -> Self {
+            self.options.connect_timeout = Some(timeout);
+            self
+        }
+
+        /// A connection on which no call was open for this long closes its socket and becomes Idle; the next
+        /// call dials again. Default: 30 minutes. `None` turns it off.
+        pub fn idle_timeout(mut self, timeout: impl Into<Option<std::time::Duration>>) -> Self {
+            self.options.idle_timeout = timeout.into();
+            self
+        }
+
+        /// HTTP/2 pings on a silent connection. Default: none.
+        pub fn keepalive(mut self, keepalive: impl Into<Option<$crate::grpc::Keepalive>>) -> Self {
+            self.options.keepalive = keepalive.into();
+            self
+        }
+
+        /// What stands before `cenote/x.y.z` in the `user-agent` header. Default: nothing.
+        pub fn user_agent(mut self, name: impl Into<String>) -> Self {
+            self.options.user_agent = Some(name.into());
+            self
+        }
+    };
+}
+pub(crate) use connection_options;

@@ -1,0 +1,340 @@
+//! The dial task, one attempt of it, and the driver that an attempt leaves behind.
+
+use std::io;
+use std::pin::Pin;
+use std::time::Duration;
+
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tonic::body::Body;
+
+use super::backoff::Pauses;
+use super::gate::Entry;
+use super::shared::{News, Shared, Transport};
+use super::state::ConnectivityState;
+use super::tap::{Link, LinkPhase, Tap};
+use crate::grpc::config::Settings;
+use crate::grpc::error::{DialPhase, Error, with_causes};
+use crate::grpc::group::{Group, OpenSocket, bump};
+use crate::grpc::target::Endpoint;
+use crate::grpc::trace::trace_event;
+use crate::primitive::atomic::{AtomicU8, Ordering};
+use crate::primitive::{Arc, Weak};
+
+/// How long one attempt may take, at least, where the user did not say.
+const ATTEMPT: Duration = Duration::from_secs(20);
+
+/// How long hyper may take to say goodbye on a socket that nobody wants any more, before it is cut.
+const LINGER: Duration = Duration::from_secs(1);
+
+type HyperConnection = http2::Connection<TokioIo<Tap<BoxedIo>>, Body, TokioExecutor>;
+
+trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+type BoxedIo = Box<dyn Io>;
+
+/// Dials until there is an outcome, and for a connection that paces itself until there is a good one. Ends with
+/// the connection.
+///
+/// It holds no handle while it waits for anything.
+pub(super) fn run(owner: &Arc<Shared>, settings: Arc<Settings>) -> impl Future<Output = ()> + Send + 'static {
+    let news = owner.news();
+    let retry_now = Arc::clone(&owner.retry_now);
+    let guard = DialGuard { owner: Arc::downgrade(owner), finished: false };
+    let group = owner.group().cloned();
+    async move {
+        let mut ended = news.clone();
+        let dial = async {
+            match group {
+                Some(group) => dial_through_gate(guard, &settings, &group, news).await,
+                None => {
+                    let mut guard = guard;
+                    let mut pauses = Pauses::new(settings.backoff);
+                    loop {
+                        let pause = pauses.next();
+                        let error = match attempt(&guard.owner, &settings, None, pause, news.clone()).await {
+                            Ok(()) => return guard.finish(),
+                            Err(error) => error,
+                        };
+                        let Some(owner) = guard.owner.upgrade() else { return };
+                        owner.dial_failed(error, true);
+                        drop(owner);
+                        tokio::select! {
+                            () = sleep(pause) => {}
+                            () = retry_now.notified() => pauses.reset(),
+                        }
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            () = shut_down(&mut ended) => {}
+            () = dial => {}
+        }
+    }
+}
+
+/// One attempt, when the pool's gate lets it through, or the outcome of another's.
+async fn dial_through_gate(
+    mut guard: DialGuard,
+    settings: &Arc<Settings>,
+    group: &Arc<Group>,
+    news: watch::Receiver<News>,
+) {
+    let error = match group.gate.enter().await {
+        Entry::Failed(error) => error,
+        Entry::Turn(turn) => match attempt(&guard.owner, settings, Some(group), Duration::ZERO, news).await {
+            Ok(()) => {
+                turn.succeeded();
+                return guard.finish();
+            }
+            Err(error) => {
+                turn.failed(error.clone());
+                error
+            }
+        },
+    };
+    if let Some(owner) = guard.owner.upgrade() {
+        owner.dial_failed(error, false);
+        guard.finish();
+    }
+}
+
+/// Leaves the connection Idle if the dial task ends without an outcome.
+struct DialGuard {
+    owner: Weak<Shared>,
+    finished: bool,
+}
+
+impl DialGuard {
+    fn finish(&mut self) {
+        self.finished = true;
+    }
+}
+
+impl Drop for DialGuard {
+    fn drop(&mut self) {
+        if !self.finished
+            && let Some(owner) = self.owner.upgrade()
+        {
+            owner.dial_abandoned();
+        }
+    }
+}
+
+/// Returns when the connection is shut down, or its last handle is gone (the channel's sender is in it).
+async fn shut_down(news: &mut watch::Receiver<News>) {
+    let _ = news.wait_for(|news| news.state == ConnectivityState::Shutdown).await;
+}
+
+/// Returns when the connection's last handle is gone.
+async fn released(news: &mut watch::Receiver<News>) {
+    while news.changed().await.is_ok() {}
+}
+
+/// How far an attempt is, for the error when its time is up.
+struct Progress(AtomicU8);
+
+impl Progress {
+    fn at(&self, phase: DialPhase) {
+        self.0.store(phase as u8, Ordering::Relaxed);
+    }
+
+    fn phase(&self) -> DialPhase {
+        [DialPhase::Resolve, DialPhase::Connect, DialPhase::Tls, DialPhase::Settings]
+            [usize::from(self.0.load(Ordering::Relaxed))]
+    }
+}
+
+/// Name resolution to SETTINGS under one time budget. On success the connection is Ready.
+async fn attempt(
+    owner: &Weak<Shared>,
+    settings: &Arc<Settings>,
+    group: Option<&Arc<Group>>,
+    backoff: Duration,
+    news: watch::Receiver<News>,
+) -> Result<(), Error> {
+    // Taken before the clock starts: it is free, but for the moment in which a closed socket goes.
+    let place = match group {
+        Some(group) => group.socket_place().await,
+        None => None,
+    };
+    let link = owner.upgrade().ok_or(Error::Closed)?.new_link(place);
+    if let Some(group) = group {
+        bump(&group.counters.dials);
+    }
+    // Whatever becomes of the attempt, its socket does not stay.
+    let cut = KillOnDrop(Some(Arc::clone(&link)));
+    let progress = Progress(AtomicU8::new(DialPhase::Resolve as u8));
+    let budget = settings.connect_timeout.unwrap_or_else(|| ATTEMPT.max(backoff));
+    let result = match timeout(budget, establish(settings, group, &link, &progress)).await {
+        Ok(result) => result,
+        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("not done after {budget:?}")).into()),
+    };
+    let error = match result {
+        Ok((send, conn)) => {
+            let owner = owner.upgrade().ok_or(Error::Closed)?;
+            match owner.connected(Transport { send, link: Arc::clone(&link) }) {
+                Ok(()) => {
+                    cut.disarm();
+                    tokio::spawn(drive(conn, link, settings.idle_timeout, news));
+                    return Ok(());
+                }
+                Err(error) => error,
+            }
+        }
+        Err(source) => {
+            let target = Arc::clone(&settings.target.text);
+            Error::Dial { target, phase: progress.phase(), source: Arc::from(source) }
+        }
+    };
+    if let Some(group) = group {
+        bump(&group.counters.failed_dials);
+    }
+    Err(error)
+}
+
+struct KillOnDrop(Option<Arc<Link>>);
+
+impl KillOnDrop {
+    fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        if let Some(link) = &self.0 {
+            link.kill();
+        }
+    }
+}
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+async fn establish(
+    settings: &Settings,
+    group: Option<&Arc<Group>>,
+    link: &Arc<Link>,
+    progress: &Progress,
+) -> Result<(SendRequest<Body>, Pin<Box<HyperConnection>>), BoxError> {
+    let io = connect(settings, progress).await?;
+    progress.at(DialPhase::Settings);
+    let tap = Tap::new(io, Arc::clone(link), group.map(OpenSocket::new));
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder.timer(TokioTimer::new());
+    if let Some(keepalive) = settings.keepalive {
+        builder.keep_alive_interval(keepalive.interval);
+        builder.keep_alive_timeout(keepalive.timeout);
+        builder.keep_alive_while_idle(keepalive.while_idle);
+    }
+    let (send, conn) = builder.handshake(TokioIo::new(tap)).await?;
+    let mut conn = Box::pin(conn);
+    let phase = tokio::select! {
+        biased;
+        phase = link.reached(LinkPhase::Open) => phase,
+        result = &mut conn => {
+            result?;
+            // Without an error of its own hyper ended because the socket did, or is about to.
+            link.reached(LinkPhase::Open).await
+        }
+    };
+    match phase {
+        LinkPhase::Open => Ok((send, conn)),
+        LinkPhase::Draining => Err("the server sent GOAWAY at once".into()),
+        _ => Err(link.why_closed().into()),
+    }
+}
+
+/// A connected stream, TLS included.
+async fn connect(settings: &Settings, progress: &Progress) -> Result<BoxedIo, BoxError> {
+    let io: BoxedIo = match &settings.target.endpoint {
+        Endpoint::Tcp { host, port } => Box::new(connect_tcp(host, *port, progress).await?),
+        #[cfg(unix)]
+        Endpoint::Unix(path) => {
+            progress.at(DialPhase::Connect);
+            Box::new(tokio::net::UnixStream::connect(path).await?)
+        }
+        #[cfg(not(unix))]
+        Endpoint::Unix(_) => return Err(io::Error::from(io::ErrorKind::Unsupported).into()),
+    };
+    match &settings.tls {
+        None => Ok(io),
+        Some(tls) => {
+            progress.at(DialPhase::Tls);
+            Ok(Box::new(tls.connect(io).await?))
+        }
+    }
+}
+
+/// The addresses in the resolver's order; the error is the last one's.
+async fn connect_tcp(host: &str, port: u16, progress: &Progress) -> io::Result<TcpStream> {
+    let addresses = tokio::net::lookup_host((host, port)).await?;
+    progress.at(DialPhase::Connect);
+    let mut last = None;
+    for address in addresses {
+        match TcpStream::connect(address).await {
+            Ok(stream) => {
+                // gRPC writes whole messages: Nagle's algorithm would only hold them back.
+                stream.set_nodelay(true)?;
+                return Ok(stream);
+            }
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(last.unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the host has no address")))
+}
+
+/// Drives a connection from SETTINGS to the close of its socket.
+///
+/// 1. hyper's part is polled all along. It may be over before the socket is: streams that are open at a GOAWAY
+///    go on in a task of hyper's own.
+/// 2. When the last handle is gone, or no call has run for the idle timeout, no stream is left (calls and bodies are
+///    handles), and hyper's request senders are dropped: hyper says goodbye and closes.
+/// 3. If that takes too long, for a peer that does not read, the socket is cut.
+async fn drive(
+    conn: Pin<Box<HyperConnection>>,
+    link: Arc<Link>,
+    idle_timeout: Option<Duration>,
+    mut news: watch::Receiver<News>,
+) {
+    let hyper = async {
+        if let Err(error) = conn.await {
+            trace_event!("HTTP/2 ended", error = with_causes(&error));
+        }
+        std::future::pending::<()>().await
+    };
+    tokio::pin!(hyper);
+    tokio::select! {
+        biased;
+        _ = link.reached(LinkPhase::Closed) => return,
+        () = &mut hyper => {}
+        () = released(&mut news) => {}
+        () = idle(&link, idle_timeout) => {}
+    }
+    tokio::select! {
+        _ = link.reached(LinkPhase::Closed) => (),
+        () = &mut hyper => {}
+        () = sleep(LINGER) => link.kill(),
+    }
+}
+
+/// Returns when it has retired the link because no call has run on it for `timeout`.
+async fn idle(link: &Link, timeout: Option<Duration>) {
+    let Some(timeout) = timeout else { return std::future::pending().await };
+    loop {
+        match link.idle_since().and_then(|since| since.checked_add(timeout)) {
+            Some(due) if due > Instant::now() => sleep_until(due).await,
+            // A call is running, or the link is no longer the connection's current one.
+            _ => sleep(timeout).await,
+        }
+        if link.owner().is_some_and(|owner| owner.link_idle(link.id, timeout)) {
+            return;
+        }
+    }
+}

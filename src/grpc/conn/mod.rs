@@ -1,0 +1,160 @@
+//! [`ClientConn`]: one gRPC connection that knows its state.
+
+pub(crate) mod backoff;
+mod dialer;
+pub(crate) mod gate;
+mod service;
+pub(crate) mod shared;
+mod state;
+mod tap;
+pub(crate) mod tls;
+
+use std::fmt;
+
+pub use self::service::{ResponseBody, ResponseFuture};
+use self::shared::Shared;
+pub use self::state::ConnectivityState;
+use super::config::{Backoff, Options, connection_options};
+use super::error::Error;
+use crate::primitive::Arc;
+
+/// A gRPC connection with a connectivity state, as grpc-go's `ClientConn` has one: a channel for tonic's generated
+/// clients.
+///
+/// ```no_run
+/// # use cenote::grpc::{ClientConn, ConnectivityState};
+/// # use cenote_proto::{HelloRequest, greeter_client::GreeterClient};
+/// # async fn f() -> Result<(), Box<dyn std::error::Error>> {
+/// let conn = ClientConn::new("http://127.0.0.1:5000")?;
+/// assert_eq!(conn.state(), ConnectivityState::Idle); // no I/O yet
+///
+/// let mut client = GreeterClient::new(conn.clone());
+/// let reply = client.say_hello(HelloRequest { name: "ada".into(), delay_ms: 0 }).await?;
+/// assert_eq!(conn.state(), ConnectivityState::Ready);
+/// # Ok(()) }
+/// ```
+///
+/// # States
+///
+/// It starts [`Idle`](ConnectivityState::Idle). A call or [`connect`](Self::connect) dials: one attempt at a time, each
+/// with one time budget over name resolution, TCP, TLS and the server's SETTINGS. Only with those is it
+/// [`Ready`](ConnectivityState::Ready). A failed attempt makes it
+/// [`TransientFailure`](ConnectivityState::TransientFailure): calls fail at once with the attempt's error, and it dials
+/// again after a pause that grows from 1 s to 120 s, until it succeeds or is closed. A connection that is lost (closed by
+/// the server, told to go away, unused for the idle timeout) is Idle. [`close`](Self::close) is
+/// [`Shutdown`](ConnectivityState::Shutdown), for good.
+///
+/// # Calls
+///
+/// A call on a connection that is Idle or Connecting waits for the dial; its deadline (`grpc-timeout`, set by
+/// `tonic::Request::set_timeout`) holds while it waits, until the end of the response's body. A request that could not be
+/// sent because the connection was just lost goes out on the next one. One that may have reached the server
+/// is never sent twice. Errors are a [`tonic::Status`] with an [`Error`] as its source.
+///
+/// Cancel safe: a call that is dropped resets its own stream and disturbs no other.
+///
+/// # Handles
+///
+/// Clones are handles of the same connection, and so are calls under way and response bodies. When the last one is
+/// dropped the connection takes leave of the server and closes its socket; `close` cuts it at once.
+///
+/// # Runtimes
+///
+/// Nothing here panics outside of a tokio runtime. A dial runs on the runtime of the call that asked for it, which needs
+/// its I/O and time drivers on. When that runtime ends, the connection is Idle, and the next call dials on its own.
+/// A runtime that still exists but no longer runs (a current-thread one after its `block_on`) cannot be told
+/// from a slow one: calls on its connections wait.
+#[derive(Clone)]
+pub struct ClientConn {
+    pub(super) shared: Arc<Shared>,
+}
+
+impl ClientConn {
+    /// A connection to `http://host:port`, `https://host:port`, `host:port`, `dns:///host:port` or `unix:/path`, with all
+    /// options at their defaults. Does no I/O.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidTarget`], with what is wrong as its source.
+    pub fn new(target: impl Into<String>) -> Result<Self, Error> {
+        Self::builder(target).build()
+    }
+
+    /// A connection with options.
+    pub fn builder(target: impl Into<String>) -> ClientConnBuilder {
+        ClientConnBuilder { options: Options::new(target.into(), Backoff::default()) }
+    }
+
+    pub(super) fn from_shared(shared: Arc<Shared>) -> Self {
+        ClientConn { shared }
+    }
+
+    /// The state now: one atomic load. Neither blocks nor connects.
+    #[inline]
+    pub fn state(&self) -> ConnectivityState {
+        self.shared.state()
+    }
+
+    /// Starts to dial, if the connection is Idle, and does not wait for it.
+    ///
+    /// Outside of a tokio runtime there is nothing to dial on: the dial begins with the next call.
+    pub fn connect(&self) {
+        // The errors are told by the next call; NoRuntime and Closed are no news here.
+        let _ = self.shared.dial();
+    }
+
+    /// Waits until the state is another than `from`, and returns it; at once if it is already.
+    ///
+    /// States that come and go while the task is not polled may be missed. Needs no runtime of its own. Cancel safe.
+    pub async fn wait_for_state_change(&self, from: ConnectivityState) -> ConnectivityState {
+        let mut news = self.shared.news();
+        // The sender is in `self`: no error.
+        news.wait_for(|news| news.state != from).await.map_or_else(|_| self.state(), |news| news.state)
+    }
+
+    /// Ends the pause before the next attempt, if one is running, and starts the sequence of pauses anew.
+    ///
+    /// A connection of a pool has no pause of its own: there the pool's gate decides.
+    pub fn reset_connect_backoff(&self) {
+        self.shared.retry_now.notify_waiters();
+    }
+
+    /// Shuts the connection down, for good: calls that run break off with [`Error::Closed`], later ones fail with it, and
+    /// the socket closes. All handles are affected. Does not wait.
+    pub fn close(&self) {
+        self.shared.shut_down(true);
+    }
+}
+
+impl fmt::Debug for ClientConn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.shared.fmt(f)
+    }
+}
+
+/// Options of a [`ClientConn`].
+#[derive(Clone, Debug)]
+#[must_use = "a builder makes nothing until `build`"]
+pub struct ClientConnBuilder {
+    options: Options,
+}
+
+impl ClientConnBuilder {
+    connection_options!();
+
+    /// The pauses between attempts. Default: 1 s, times 1.6, give or take 20 %, at most 120 s.
+    pub fn backoff(mut self, backoff: Backoff) -> Self {
+        self.options.backoff = backoff;
+        self
+    }
+
+    /// Checks the options. Does no I/O.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidTarget`] or [`Error::InvalidConfig`], with what is wrong as its source.
+    pub fn build(self) -> Result<ClientConn, Error> {
+        let settings = self.options.check()?;
+        Ok(ClientConn::from_shared(Shared::new(Ok(Arc::new(settings)), None)))
+    }
+}

@@ -1,0 +1,272 @@
+//! A call: from the request that tonic's generated client hands over to the end of the response's body.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{HeaderMap, HeaderValue, USER_AGENT};
+use http::{Request, Response, Uri};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::runtime::Handle;
+use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
+use tonic::Status;
+use tonic::body::Body;
+use tower_service::Service;
+
+use super::ClientConn;
+use super::shared::{CallGuard, Lease};
+use super::state::ConnectivityState;
+use crate::grpc::config::Settings;
+use crate::grpc::error::{CallPhase, Error};
+use crate::primitive::Arc;
+use crate::primitive::atomic::{AtomicBool, Ordering};
+
+/// How often one request, given back unsent by a connection that was just lost, is handed to the next one.
+const MAX_RESENDS: usize = 3;
+
+/// A call under way; what [`ClientConn`] returns as a tower `Service`.
+///
+/// Dropping it cancels the call: the server sees its stream reset.
+#[must_use = "futures do nothing unless polled"]
+pub struct ResponseFuture(Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Status>> + Send>>);
+
+impl Future for ResponseFuture {
+    type Output = Result<Response<ResponseBody>, Status>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
+impl fmt::Debug for ResponseFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}
+
+/// The service that tonic's generated clients are built on. Always ready: what a call must wait for, and what can
+/// fail, is in its future.
+impl Service<Request<Body>> for ClientConn {
+    type Response = Response<ResponseBody>;
+    type Error = Status;
+    type Future = ResponseFuture;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> ResponseFuture {
+        ResponseFuture(Box::pin(call(self.clone(), request)))
+    }
+}
+
+async fn call(conn: ClientConn, mut request: Request<Body>) -> Result<Response<ResponseBody>, Status> {
+    let settings = conn.shared.settings.as_ref().map_err(Error::clone)?;
+    address(settings, &mut request);
+    let Some(timeout) = grpc_timeout(request.headers()) else {
+        return Ok(exchange(&conn, request, &AtomicBool::new(false)).await?);
+    };
+    // A clock needs a runtime; without one no call can be made anyway.
+    if Handle::try_current().is_err() {
+        return Err(Error::NoRuntime.into());
+    }
+    let start = Instant::now();
+    let sent = AtomicBool::new(false);
+    // A deadline beyond what the clock can count never passes.
+    let Some(deadline) = start.checked_add(timeout) else {
+        return Ok(exchange(&conn, request, &sent).await?);
+    };
+    match timeout_at(deadline, exchange(&conn, request, &sent)).await {
+        Ok(response) => Ok(response?.map(|body| body.until(deadline, timeout))),
+        Err(_) => {
+            let phase = if sent.load(Ordering::Relaxed) { CallPhase::Response } else { CallPhase::Connect };
+            Err(Error::DeadlineExceeded { phase, timeout }.into())
+        }
+    }
+}
+
+/// Sends the request on the current connection, and on the next one if it comes back unsent.
+async fn exchange(
+    conn: &ClientConn,
+    mut request: Request<Body>,
+    sent: &AtomicBool,
+) -> Result<Response<ResponseBody>, Error> {
+    let mut resends = 0;
+    loop {
+        sent.store(false, Ordering::Relaxed);
+        let Lease { mut send, call } = conn.shared.lease().await?;
+        sent.store(true, Ordering::Relaxed);
+        let mut error = match send.try_send_request(request).await {
+            Ok(response) => return Ok(response.map(|body| ResponseBody::new(body, call))),
+            Err(error) => error,
+        };
+        let unsent = error.take_message();
+        let error = error.into_error();
+        if conn.state() == ConnectivityState::Shutdown && call.link.is_killed() {
+            return Err(Error::Closed);
+        }
+        match unsent {
+            Some(unsent) if resends < MAX_RESENDS => {
+                // hyper knows before the tap does that this link takes no more requests.
+                conn.shared.link_down(call.link.id, "hyper gave a request back");
+                request = unsent;
+                resends += 1;
+            }
+            Some(_) => return Err(Error::Unsent { source: Arc::new(error) }),
+            None => return Err(Error::interrupted(CallPhase::Response, error)),
+        }
+    }
+}
+
+/// Makes the request one to this target: scheme, authority and user agent.
+fn address(settings: &Settings, request: &mut Request<Body>) {
+    let mut parts = std::mem::take(request.uri_mut()).into_parts();
+    parts.scheme =
+        Some(if settings.tls.is_some() { http::uri::Scheme::HTTPS } else { http::uri::Scheme::HTTP });
+    parts.authority = Some(settings.target.authority.clone());
+    parts.path_and_query.get_or_insert_with(|| http::uri::PathAndQuery::from_static("/"));
+    // With all three parts given it is a valid URI.
+    *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
+    let agent = match request.headers().get(USER_AGENT) {
+        None => settings.user_agent.clone(),
+        Some(own) => joined(own, &settings.user_agent),
+    };
+    request.headers_mut().insert(USER_AGENT, agent);
+}
+
+fn joined(own: &HeaderValue, ours: &HeaderValue) -> HeaderValue {
+    let text = [own.as_bytes(), b" ", ours.as_bytes()].concat();
+    HeaderValue::from_bytes(&text).unwrap_or_else(|_| ours.clone())
+}
+
+/// The `grpc-timeout` header: at most eight digits and a unit. One that is malformed is no deadline, as in tonic.
+fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let value: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(value * 3600),
+        "M" => Duration::from_secs(value * 60),
+        "S" => Duration::from_secs(value),
+        "m" => Duration::from_millis(value),
+        "u" => Duration::from_micros(value),
+        "n" => Duration::from_nanos(value),
+        _ => return None,
+    })
+}
+
+/// The body of a response. It keeps its connection open: the socket closes after its end or its drop, however
+/// many other handles are gone before.
+///
+/// Dropping it before its end cancels the call: the server sees its stream reset. The default is an empty body,
+/// as tonic's interceptors need it.
+#[derive(Default)]
+pub struct ResponseBody {
+    /// `None` when the body has ended.
+    live: Option<Live>,
+}
+
+struct Live {
+    body: Incoming,
+    call: CallGuard,
+    deadline: Option<(Pin<Box<Sleep>>, Duration)>,
+}
+
+impl ResponseBody {
+    fn new(body: Incoming, call: CallGuard) -> Self {
+        ResponseBody { live: Some(Live { body, call, deadline: None }) }
+    }
+
+    /// The call's deadline holds for the body, too.
+    fn until(mut self, deadline: Instant, timeout: Duration) -> Self {
+        if let Some(live) = &mut self.live {
+            live.deadline = Some((Box::pin(sleep_until(deadline)), timeout));
+        }
+        self
+    }
+}
+
+impl Live {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
+            return Poll::Ready(frame.map(|frame| frame.map_err(|error| self.interrupted(error))));
+        }
+        match &mut self.deadline {
+            Some((sleep, timeout)) => {
+                ready!(sleep.as_mut().poll(cx));
+                Poll::Ready(Some(Err(Error::DeadlineExceeded { phase: CallPhase::Body, timeout: *timeout })))
+            }
+            None => Poll::Pending,
+        }
+    }
+
+    fn interrupted(&self, error: hyper::Error) -> Error {
+        if self.call.owner.state() == ConnectivityState::Shutdown && self.call.link.is_killed() {
+            return Error::Closed;
+        }
+        Error::interrupted(CallPhase::Body, error)
+    }
+}
+
+impl HttpBody for ResponseBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let Some(live) = &mut self.live else { return Poll::Ready(None) };
+        let frame = ready!(live.poll_frame(cx));
+        let more = matches!(frame, Some(Ok(_)));
+        if !more {
+            // Lets go of the connection now, not when the caller gets round to dropping the body.
+            self.live = None;
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(Status::from)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.live.as_ref().is_none_or(|live| live.body.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.live.as_ref().map_or_else(|| SizeHint::with_exact(0), |live| live.body.size_hint())
+    }
+}
+
+impl fmt::Debug for ResponseBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseBody").field("ended", &self.live.is_none()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grpc_timeouts_of_every_unit_are_read_and_malformed_ones_are_no_deadline() {
+        let read = |text: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("grpc-timeout", HeaderValue::from_static(text));
+            grpc_timeout(&headers)
+        };
+        assert_eq!(read("1H"), Some(Duration::from_secs(3600)));
+        assert_eq!(read("2M"), Some(Duration::from_secs(120)));
+        assert_eq!(read("3S"), Some(Duration::from_secs(3)));
+        assert_eq!(read("99999999m"), Some(Duration::from_millis(99_999_999)));
+        assert_eq!(read("5u"), Some(Duration::from_micros(5)));
+        assert_eq!(read("0n"), Some(Duration::ZERO));
+        for bad in ["", "S", "1", "1x", "-1S", "+1S", "123456789S", "1.5S", " 1S"] {
+            assert_eq!(read(bad), None, "{bad:?}");
+        }
+        assert_eq!(grpc_timeout(&HeaderMap::new()), None);
+    }
+}

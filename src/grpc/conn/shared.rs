@@ -1,0 +1,427 @@
+//! The one truth about a connection, behind every handle of it.
+//!
+//! # Protocol
+//!
+//! * [`Inner`] is the truth and changes only in [`Shared::update`], under its lock. An update then publishes it twice: in
+//!   `state`, an atomic mirror that is stored under the lock, so that it is never older than the lock's
+//!   last release; and in `news`, a watch channel, after the lock is released (its wakers are foreign code). Each
+//!   update carries a number, so that news which overtook each other on the way are not told in the wrong order.
+//! * **Handles** are the strong counts of `Arc<Shared>`: the `ClientConn`s, the calls under way and their
+//!   response bodies. Tasks, sockets and pools' lists hold a `Weak`. So the last handle's drop drops `Shared`,
+//!   and with it hyper's request sender, upon which hyper takes leave of the server and closes the socket, and the
+//!   `news` channel, which tells the tasks.
+//! * **Dialling** is one task at most (`Inner::dialing`), on the runtime of the call that wanted it. A task that
+//!   is dropped with its runtime leaves by its guard: the state is Idle again, and whoever waits dials anew.
+//! * A **link** (one socket) is current from [`connected`](Shared::connected) to the first of: the tap saw GOAWAY or
+//!   the end of the socket, the driver found it idle, hyper gave a request back. A link that is no longer
+//!   current ends with its streams; `close` alone cuts it.
+
+use std::fmt;
+use std::time::Duration;
+
+use hyper::client::conn::http2::SendRequest;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, watch};
+use tonic::body::Body;
+
+use super::dialer;
+use super::state::ConnectivityState;
+use super::tap::{Link, LinkPhase};
+use crate::grpc::config::Settings;
+use crate::grpc::error::{DialPhase, Error, with_causes};
+use crate::grpc::group::{Group, bump};
+use crate::grpc::trace::trace_event;
+use crate::primitive::atomic::{AtomicBool, AtomicU8, Ordering};
+use crate::primitive::{Arc, Mutex, Weak};
+
+/// How often one call waits for a dial that ends without an outcome (its runtime ended) before it gives up.
+const MAX_WAITS: usize = 4;
+
+pub(crate) struct Shared {
+    /// An error here is the answer to every call: the connection of a pool that could not be configured.
+    pub(super) settings: Result<Arc<Settings>, Error>,
+    /// The pool this belongs to, and its number there.
+    group: Option<(Arc<Group>, u64)>,
+    /// Mirror of `inner.phase`, for `state()`.
+    state: AtomicU8,
+    inner: Mutex<Inner>,
+    news: watch::Sender<News>,
+    /// Ends the pause between two attempts.
+    pub(super) retry_now: Arc<Notify>,
+    /// Whether a pool has discarded this; set once.
+    discarded: AtomicBool,
+}
+
+struct Inner {
+    phase: Phase,
+    /// Whether a dial task exists. It clears this, or its guard does.
+    dialing: bool,
+    /// Dials that came to an outcome.
+    attempts: u64,
+    /// Stepped by each update.
+    updates: u64,
+    last_link: u64,
+    /// Sockets that may still be open, the current one included.
+    links: Vec<Weak<Link>>,
+}
+
+enum Phase {
+    Idle,
+    Connecting,
+    Ready(Transport),
+    /// Sticky: stays while the dial task tries again.
+    Failed(Error),
+    Shutdown,
+}
+
+impl Phase {
+    fn state(&self) -> ConnectivityState {
+        match self {
+            Phase::Idle => ConnectivityState::Idle,
+            Phase::Connecting => ConnectivityState::Connecting,
+            Phase::Ready(_) => ConnectivityState::Ready,
+            Phase::Failed(_) => ConnectivityState::TransientFailure,
+            Phase::Shutdown => ConnectivityState::Shutdown,
+        }
+    }
+}
+
+/// What the watch channel carries.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct News {
+    pub(super) state: ConnectivityState,
+    dialing: bool,
+    attempts: u64,
+    update: u64,
+}
+
+/// A live connection, as a call needs it.
+#[derive(Clone)]
+pub(super) struct Transport {
+    pub(super) send: SendRequest<Body>,
+    pub(super) link: Arc<Link>,
+}
+
+/// A transport with one call counted on it.
+pub(super) struct Lease {
+    pub(super) send: SendRequest<Body>,
+    pub(super) call: CallGuard,
+}
+
+/// One call on a link. It also is a handle of the connection: what it belongs to stays open.
+pub(super) struct CallGuard {
+    pub(super) owner: Arc<Shared>,
+    pub(super) link: Arc<Link>,
+}
+
+impl Drop for CallGuard {
+    fn drop(&mut self) {
+        self.link.end_call();
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(settings: Result<Arc<Settings>, Error>, group: Option<(Arc<Group>, u64)>) -> Arc<Self> {
+        let state = ConnectivityState::Idle;
+        Arc::new(Shared {
+            settings,
+            group,
+            state: AtomicU8::new(state as u8),
+            inner: Mutex::new(Inner {
+                phase: Phase::Idle,
+                dialing: false,
+                attempts: 0,
+                updates: 0,
+                last_link: 0,
+                links: Vec::new(),
+            }),
+            news: watch::Sender::new(News { state, dialing: false, attempts: 0, update: 0 }),
+            retry_now: Arc::new(Notify::new()),
+            discarded: AtomicBool::new(false),
+        })
+    }
+
+    pub(crate) fn state(&self) -> ConnectivityState {
+        // Acquire: who sees Ready also sees what led to it.
+        ConnectivityState::from_u8(self.state.load(Ordering::Acquire))
+    }
+
+    pub(super) fn news(&self) -> watch::Receiver<News> {
+        self.news.subscribe()
+    }
+
+    pub(super) fn group(&self) -> Option<&Arc<Group>> {
+        self.group.as_ref().map(|(group, _)| group)
+    }
+
+    /// Changes the truth and publishes it. What `change` takes out of `Inner` it must return, so that it is
+    /// dropped by the caller, after the lock: a drop wakes tasks.
+    fn update<R>(&self, change: impl FnOnce(&mut Inner) -> R) -> R {
+        let mut inner = self.inner.lock();
+        let before = inner.phase.state();
+        let result = change(&mut inner);
+        inner.updates += 1;
+        let news = News {
+            state: inner.phase.state(),
+            dialing: inner.dialing,
+            attempts: inner.attempts,
+            update: inner.updates,
+        };
+        self.state.store(news.state as u8, Ordering::Release);
+        drop(inner);
+        self.news.send_if_modified(|told| {
+            let newer = news.update > told.update;
+            if newer {
+                *told = news;
+            }
+            newer
+        });
+        if before != news.state {
+            trace_event!("connectivity changed", target = self.target(), from = before, to = news.state);
+        }
+        result
+    }
+
+    pub(in crate::grpc) fn target(&self) -> &str {
+        self.settings.as_ref().map_or("?", |settings| &settings.target.text)
+    }
+
+    // ── calls ──
+
+    /// A live connection for one call: dials, or waits for the dial that is under way.
+    ///
+    /// Cancel safe: nothing is taken before it returns, and the dial goes on without the caller.
+    pub(super) async fn lease(self: &Arc<Self>) -> Result<Lease, Error> {
+        for _ in 0..MAX_WAITS {
+            let seen = match self.try_lease(None) {
+                Found::Lease(lease) => return Ok(lease),
+                Found::Failed(error) => return Err(error),
+                Found::Nothing { attempts } => attempts,
+            };
+            self.dial()?;
+            let mut news = self.news();
+            let outcome = |news: &News| {
+                let over = matches!(news.state, ConnectivityState::Ready | ConnectivityState::Shutdown);
+                over || news.attempts != seen || !news.dialing
+            };
+            // The sender is in `self`: no error.
+            let _ = news.wait_for(outcome).await;
+            match self.try_lease(Some(seen)) {
+                Found::Lease(lease) => return Ok(lease),
+                Found::Failed(error) => return Err(error),
+                // Connected and lost again, or the dial's runtime ended: once more.
+                Found::Nothing { .. } => {}
+            }
+        }
+        let text = "the connection was lost, or the runtime of its dial ended, each time it was awaited";
+        Err(self.dial_error(DialPhase::Connect, std::io::Error::other(text)))
+    }
+
+    /// A lease if there is a connection. In TransientFailure: the error, for a connection that paces itself, at once;
+    /// for one that shares its pool's gate, only if it is the outcome of an attempt after the first
+    /// `waited_from`; else the caller waits for the next attempt.
+    fn try_lease(self: &Arc<Self>, waited_from: Option<u64>) -> Found {
+        let inner = self.inner.lock();
+        match &inner.phase {
+            Phase::Ready(Transport { send, link }) => {
+                link.begin_call();
+                let call = CallGuard { owner: Arc::clone(self), link: Arc::clone(link) };
+                Found::Lease(Lease { send: send.clone(), call })
+            }
+            Phase::Shutdown => Found::Failed(Error::Closed),
+            Phase::Failed(error)
+                if self.group.is_none() || waited_from.is_some_and(|from| from != inner.attempts) =>
+            {
+                Found::Failed(error.clone())
+            }
+            _ => Found::Nothing { attempts: inner.attempts },
+        }
+    }
+
+    /// Makes sure that a dial is under way, if one is due: on the runtime of the caller.
+    pub(super) fn dial(self: &Arc<Self>) -> Result<(), Error> {
+        let settings = self.settings.as_ref().map_err(Error::clone)?;
+        let runtime = Handle::try_current().map_err(|_| Error::NoRuntime)?;
+        let begin = self.update(|inner| {
+            match inner.phase {
+                Phase::Ready(_) | Phase::Shutdown => return false,
+                Phase::Idle if !inner.dialing => inner.phase = Phase::Connecting,
+                _ => {}
+            }
+            !std::mem::replace(&mut inner.dialing, true)
+        });
+        if begin {
+            // The guard is inside before the task is born: a runtime that is shutting down drops the task at once.
+            drop(runtime.spawn(dialer::run(self, Arc::clone(settings))));
+        }
+        Ok(())
+    }
+
+    pub(super) fn dial_error(
+        &self,
+        phase: DialPhase,
+        source: impl std::error::Error + Send + Sync + 'static,
+    ) -> Error {
+        Error::Dial { target: self.target().into(), phase, source: Arc::new(source) }
+    }
+
+    // ── the dial task ──
+
+    /// A new link, known to `close`.
+    pub(super) fn new_link(self: &Arc<Self>, place: Option<tokio::sync::OwnedSemaphorePermit>) -> Arc<Link> {
+        let owner = Arc::downgrade(self);
+        self.update(|inner| {
+            inner.links.retain(|link| link.strong_count() > 0);
+            inner.last_link += 1;
+            let link = Link::new(inner.last_link, owner, place);
+            inner.links.push(Arc::downgrade(&link));
+            link
+        })
+    }
+
+    /// The dial came through: Ready, unless the link is already no good, or the connection was closed meanwhile.
+    pub(super) fn connected(&self, transport: Transport) -> Result<(), Error> {
+        let refused = self.update(|inner| {
+            if matches!(inner.phase, Phase::Shutdown) {
+                return Some((Error::Closed, transport));
+            }
+            if transport.link.phase() != LinkPhase::Open {
+                let lost =
+                    std::io::Error::new(std::io::ErrorKind::ConnectionReset, "lost at once after SETTINGS");
+                return Some((self.dial_error(DialPhase::Settings, lost), transport));
+            }
+            inner.phase = Phase::Ready(transport);
+            inner.dialing = false;
+            inner.attempts += 1;
+            None
+        });
+        match refused {
+            None => Ok(()),
+            Some((error, _transport)) => Err(error),
+        }
+    }
+
+    /// The dial failed: TransientFailure. `dialing` says whether the task goes on.
+    pub(super) fn dial_failed(&self, error: Error, dialing: bool) {
+        trace_event!("dial failed", target = self.target(), error = with_causes(&error));
+        let _old = self.update(|inner| {
+            inner.dialing = dialing;
+            inner.attempts += 1;
+            match inner.phase {
+                Phase::Shutdown => None,
+                _ => Some(std::mem::replace(&mut inner.phase, Phase::Failed(error))),
+            }
+        });
+    }
+
+    /// The dial task is gone without an outcome: as if it had never been.
+    pub(super) fn dial_abandoned(&self) {
+        let _old = self.update(|inner| {
+            inner.dialing = false;
+            match inner.phase {
+                Phase::Connecting | Phase::Failed(_) => {
+                    Some(std::mem::replace(&mut inner.phase, Phase::Idle))
+                }
+                _ => None,
+            }
+        });
+    }
+
+    // ── the end of a link ──
+
+    /// The link takes no more calls: if it was the current one, the connection is Idle.
+    pub(super) fn link_down(&self, id: u64, why: &str) {
+        let lost = self.retire(|link| link.id == id);
+        if lost {
+            trace_event!("connection lost", target = self.target(), why = why);
+            if let Some(group) = self.group() {
+                group.gate.doubt();
+            }
+        }
+    }
+
+    /// As `link_down`, if no call has run on the link for `timeout`: the driver's idle timeout.
+    pub(super) fn link_idle(&self, id: u64, timeout: Duration) -> bool {
+        self.retire(|link| link.id == id && link.idle_since().is_some_and(|since| since.elapsed() >= timeout))
+    }
+
+    fn retire(&self, which: impl FnOnce(&Link) -> bool) -> bool {
+        self.update(|inner| match &inner.phase {
+            Phase::Ready(transport) if which(&transport.link) => {
+                Some(std::mem::replace(&mut inner.phase, Phase::Idle))
+            }
+            _ => None,
+        })
+        .is_some()
+    }
+
+    // ── the end of the connection ──
+
+    /// Shutdown. With `cut`, streams that are open are broken off; without, those on links that the server told to
+    /// go away may end.
+    pub(super) fn shut_down(&self, cut: bool) {
+        let (_old, links) = self.update(|inner| {
+            let links = if cut { std::mem::take(&mut inner.links) } else { Vec::new() };
+            (std::mem::replace(&mut inner.phase, Phase::Shutdown), links)
+        });
+        for link in links.iter().filter_map(Weak::upgrade) {
+            link.kill();
+        }
+        if let Some((group, id)) = &self.group {
+            group.leave(*id);
+        }
+    }
+
+    // ── for the pool ──
+
+    /// Whether this call is the one that discards the connection.
+    pub(crate) fn discard(&self) -> bool {
+        let first = !self.discarded.swap(true, Ordering::AcqRel);
+        self.shut_down(false);
+        first
+    }
+
+    /// TransientFailure is taken back to what it is without the memory of the failure: Connecting if an attempt is
+    /// under way, else Idle.
+    pub(crate) fn forget_failure(&self) {
+        let _old = self.update(|inner| match inner.phase {
+            Phase::Failed(_) => {
+                let next = if inner.dialing { Phase::Connecting } else { Phase::Idle };
+                Some(std::mem::replace(&mut inner.phase, next))
+            }
+            _ => None,
+        });
+    }
+
+    /// This connection's number in `group`; `None` if it is no member of it.
+    pub(crate) fn number_in(&self, group: &Arc<Group>) -> Option<u64> {
+        self.group.as_ref().filter(|(own, _)| Arc::ptr_eq(own, group)).map(|(_, id)| *id)
+    }
+}
+
+enum Found {
+    Lease(Lease),
+    Failed(Error),
+    Nothing { attempts: u64 },
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if let Some((group, id)) = &self.group {
+            group.leave(*id);
+            if !*self.discarded.get_mut() {
+                bump(&group.counters.released);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientConn")
+            .field("target", &self.target())
+            .field("state", &self.state())
+            .field("in_pool", &self.group.is_some())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,409 @@
+//! The tap: between hyper and the socket (above TLS), it reads along.
+//!
+//! hyper tells when its own preface is written, not when the server has answered, and says nothing of a GOAWAY
+//! while streams are open. Both are plain to see in the 9-byte headers of the frames that come in (RFC 9113,
+//! section 4.1), so the tap watches for two of them: the first SETTINGS, and a GOAWAY.
+//!
+//! The tap also is the one place that can end a socket whatever hyper is waiting for: [`Link::kill`] makes
+//! each read and write fail from then on, hyper gives up the connection, and the socket closes.
+//!
+//! A [`Link`] is what remains in the hands of the others: its [`LinkPhase`] only moves forward,
+//! `Preface -> Open -> Draining -> Closed`, phases may be skipped, and `Closed` is told by the drop of the tap, so
+//! it means that the socket is gone.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use futures_util::task::AtomicWaker;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::time::Instant;
+
+use crate::grpc::group::OpenSocket;
+use crate::primitive::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use crate::primitive::{Arc, Mutex, OnceLock, Weak};
+
+use super::shared::Shared;
+
+/// How far a socket is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum LinkPhase {
+    /// From before the connect to the server's SETTINGS.
+    Preface,
+    /// Calls may be sent.
+    Open,
+    /// The server sent GOAWAY: streams that are open go on, no new ones.
+    Draining,
+    /// The socket is closed.
+    Closed,
+}
+
+/// What the tap, the driver, the calls and the connection know of one socket.
+#[derive(Debug)]
+pub(crate) struct Link {
+    /// Unique within its connection.
+    pub(crate) id: u64,
+    owner: Weak<Shared>,
+    phase: watch::Sender<LinkPhase>,
+    killed: AtomicBool,
+    /// The task that polls the socket, for `kill`. hyper polls reading and writing from one task.
+    waker: AtomicWaker,
+    /// Calls that run on this socket, up to the end of their response bodies. Raised under the owner's lock, so
+    /// that under it a zero stays zero.
+    calls: AtomicUsize,
+    /// When the last call ended, in ms since `born`.
+    last_call: AtomicU64,
+    born: Instant,
+    /// What the socket's last read said, if it was the end.
+    end: OnceLock<io::Error>,
+    /// The place among the pool's sockets, where those are limited; given back with the socket, or at GOAWAY.
+    place: Mutex<Option<OwnedSemaphorePermit>>,
+}
+
+impl Link {
+    pub(crate) fn new(id: u64, owner: Weak<Shared>, place: Option<OwnedSemaphorePermit>) -> Arc<Self> {
+        Arc::new(Link {
+            id,
+            owner,
+            phase: watch::Sender::new(LinkPhase::Preface),
+            killed: AtomicBool::new(false),
+            waker: AtomicWaker::new(),
+            calls: AtomicUsize::new(0),
+            last_call: AtomicU64::new(0),
+            born: Instant::now(),
+            end: OnceLock::new(),
+            place: Mutex::new(place),
+        })
+    }
+
+    pub(crate) fn owner(&self) -> Option<Arc<Shared>> {
+        self.owner.upgrade()
+    }
+
+    /// Why a link closed that never came to be open.
+    pub(crate) fn why_closed(&self) -> io::Error {
+        match self.end.get() {
+            Some(end) => io::Error::new(end.kind(), end.to_string()),
+            // It was hyper that closed it, without a word to us, over what it had read.
+            None => io::Error::new(io::ErrorKind::InvalidData, "what the server sent is not HTTP/2"),
+        }
+    }
+
+    pub(crate) fn phase(&self) -> LinkPhase {
+        *self.phase.borrow()
+    }
+
+    /// Waits until the link is at `phase` or past it; which it is, is returned.
+    pub(crate) async fn reached(&self, phase: LinkPhase) -> LinkPhase {
+        let mut watch = self.phase.subscribe();
+        // The sender is in `self`, so the wait cannot fail.
+        watch.wait_for(|now| *now >= phase).await.map_or(LinkPhase::Closed, |now| *now)
+    }
+
+    fn advance(&self, to: LinkPhase) -> bool {
+        self.phase.send_if_modified(|phase| {
+            let forward = to > *phase;
+            if forward {
+                *phase = to;
+            }
+            forward
+        })
+    }
+
+    /// Ends the socket now, with whatever is on it.
+    pub(crate) fn kill(&self) {
+        // Release: pairs with the Acquire in `Tap::check`, though nothing but the flag itself is passed on.
+        self.killed.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    pub(crate) fn is_killed(&self) -> bool {
+        self.killed.load(Ordering::Acquire)
+    }
+
+    /// To be called under the owner's lock: see `calls`.
+    pub(crate) fn begin_call(&self) {
+        // Relaxed: the owner's lock orders it for those who look for zero.
+        self.calls.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn end_call(&self) {
+        self.last_call.store(self.age_ms(), Ordering::Relaxed);
+        // Release: who reads the zero (Acquire, in `idle_since`) also reads this call's end time.
+        self.calls.fetch_sub(1, Ordering::Release);
+    }
+
+    /// Since when no call has run; `None` while one does.
+    pub(crate) fn idle_since(&self) -> Option<Instant> {
+        if self.calls.load(Ordering::Acquire) > 0 {
+            return None;
+        }
+        Some(self.born + std::time::Duration::from_millis(self.last_call.load(Ordering::Relaxed)))
+    }
+
+    fn age_ms(&self) -> u64 {
+        self.born.elapsed().as_millis() as u64
+    }
+
+    fn on_settings(&self) {
+        self.advance(LinkPhase::Open);
+    }
+
+    fn on_goaway(&self, goaway: GoAway) {
+        if self.advance(LinkPhase::Draining) {
+            // The pool may open another socket now, while this one's calls run out.
+            drop(self.place.lock().take());
+            self.tell_owner(&format!("the server sent GOAWAY ({:?})", h2::Reason::from(goaway.code)));
+        }
+    }
+
+    fn on_close(&self) {
+        drop(self.place.lock().take());
+        if self.advance(LinkPhase::Closed) {
+            self.tell_owner("the socket closed");
+        }
+    }
+
+    /// After the phase has moved, never before: whoever makes a link the owner's current one looks at the
+    /// phase under the owner's lock, and either sees the move there or is undone by this call.
+    fn tell_owner(&self, why: &str) {
+        if let Some(owner) = self.owner.upgrade() {
+            owner.link_down(self.id, why);
+        }
+    }
+}
+
+/// A socket with a [`Link`]; what hyper reads and writes.
+pub(crate) struct Tap<Io> {
+    io: Io,
+    frames: FrameReader,
+    link: Arc<Link>,
+    /// Counts this socket among its pool's open ones.
+    _open: Option<OpenSocket>,
+}
+
+impl<Io> Tap<Io> {
+    pub(crate) fn new(io: Io, link: Arc<Link>, open: Option<OpenSocket>) -> Self {
+        Tap { io, frames: FrameReader::default(), link, _open: open }
+    }
+
+    /// Fails if the link has been killed, else makes sure that `kill` wakes this task.
+    fn check(&self, cx: &Context<'_>) -> io::Result<()> {
+        // Registered before the look: a kill in between wakes us.
+        self.link.waker.register(cx.waker());
+        match self.link.is_killed() {
+            false => Ok(()),
+            true => Err(io::Error::new(io::ErrorKind::ConnectionAborted, "closed on this side")),
+        }
+    }
+}
+
+impl<Io> Drop for Tap<Io> {
+    fn drop(&mut self) {
+        self.link.on_close();
+    }
+}
+
+impl<Io: AsyncRead + Unpin> AsyncRead for Tap<Io> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        this.check(cx)?;
+        let before = buf.filled().len();
+        let link = &this.link;
+        match ready!(Pin::new(&mut this.io).poll_read(cx, buf)) {
+            Ok(()) if buf.filled().len() > before => {}
+            Ok(()) => {
+                let _ = link
+                    .end
+                    .set(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection"));
+            }
+            Err(error) => {
+                let _ = link.end.set(io::Error::new(error.kind(), error.to_string()));
+                return Poll::Ready(Err(error));
+            }
+        }
+        this.frames.read(&buf.filled()[before..], |event| match event {
+            Event::Settings => link.on_settings(),
+            Event::GoAway(goaway) => link.on_goaway(goaway),
+        });
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<Io: AsyncWrite + Unpin> AsyncWrite for Tap<Io> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.check(cx)?;
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.check(cx)?;
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check(cx)?;
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check(cx)?;
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+/// What the tap looks for.
+#[derive(Debug, PartialEq, Eq)]
+enum Event {
+    /// The connection's first frame is a SETTINGS frame, as it must be; its header has arrived.
+    Settings,
+    GoAway(GoAway),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct GoAway {
+    code: u32,
+}
+
+const HEADER: usize = 9;
+const TYPE_SETTINGS: u8 = 4;
+const TYPE_GOAWAY: u8 = 7;
+/// Last stream id and error code; debug data may follow.
+const GOAWAY_PAYLOAD: usize = 8;
+
+/// Reads frame headers out of a byte stream that is cut anywhere.
+///
+/// It does not judge what it reads: hyper reads the same bytes and closes the connection over those
+/// that break the protocol.
+#[derive(Debug, Default)]
+struct FrameReader {
+    /// The start of the current frame: its header, and of a GOAWAY the first bytes of the payload.
+    head: [u8; HEADER + GOAWAY_PAYLOAD],
+    /// How much of `head` has been read.
+    have: usize,
+    /// Payload of the current frame that is still to be passed over.
+    skip: usize,
+    /// Whether a whole frame header has been read before.
+    begun: bool,
+}
+
+impl FrameReader {
+    fn read(&mut self, mut bytes: &[u8], mut tell: impl FnMut(Event)) {
+        while !bytes.is_empty() {
+            if self.skip > 0 {
+                let passed = self.skip.min(bytes.len());
+                self.skip -= passed;
+                bytes = &bytes[passed..];
+                continue;
+            }
+            let taken = (self.wanted() - self.have).min(bytes.len());
+            self.head[self.have..self.have + taken].copy_from_slice(&bytes[..taken]);
+            self.have += taken;
+            bytes = &bytes[taken..];
+            if self.have == self.wanted() {
+                self.finish(&mut tell);
+            }
+        }
+    }
+
+    fn is_goaway(&self) -> bool {
+        self.head[3] == TYPE_GOAWAY && self.length() >= GOAWAY_PAYLOAD
+    }
+
+    fn length(&self) -> usize {
+        usize::from(self.head[0]) << 16 | usize::from(self.head[1]) << 8 | usize::from(self.head[2])
+    }
+
+    /// How much of `head` the current frame fills.
+    fn wanted(&self) -> usize {
+        if self.have >= HEADER && self.is_goaway() { HEADER + GOAWAY_PAYLOAD } else { HEADER }
+    }
+
+    /// `head` is full: of the header, and of what is wanted of a GOAWAY.
+    fn finish(&mut self, tell: &mut impl FnMut(Event)) {
+        if self.have == HEADER && self.wanted() > HEADER {
+            return;
+        }
+        let [.., a, b, c, d] = self.head;
+        self.skip = self.length() + HEADER - self.have;
+        if self.is_goaway() {
+            tell(Event::GoAway(GoAway { code: u32::from_be_bytes([a, b, c, d]) }));
+        } else if !self.begun && self.head[3] == TYPE_SETTINGS {
+            tell(Event::Settings);
+        }
+        self.begun = true;
+        self.have = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
+        let length = payload.len() as u32;
+        let mut frame = length.to_be_bytes()[1..].to_vec();
+        frame.extend([kind, 0, 0, 0, 0, 0]);
+        frame.extend(payload);
+        frame
+    }
+
+    fn goaway(code: u32, debug: &[u8]) -> Vec<u8> {
+        let mut payload = 7u32.to_be_bytes().to_vec();
+        payload.extend(code.to_be_bytes());
+        payload.extend(debug);
+        frame(TYPE_GOAWAY, &payload)
+    }
+
+    fn read_in_pieces_of(piece: usize, bytes: &[u8]) -> Vec<Event> {
+        let mut reader = FrameReader::default();
+        let mut events = Vec::new();
+        for bytes in bytes.chunks(piece) {
+            reader.read(bytes, |event| events.push(event));
+        }
+        events
+    }
+
+    #[test]
+    fn first_settings_and_goaway_are_seen_wherever_the_stream_is_cut() {
+        let mut stream = frame(TYPE_SETTINGS, &[0, 3, 0, 0, 0, 100]);
+        stream.extend(frame(TYPE_SETTINGS, &[]));
+        stream.extend(frame(0, &[TYPE_GOAWAY; 300]));
+        stream.extend(goaway(11, b"too_many_pings"));
+        stream.extend(frame(6, &[0; 8]));
+        stream.extend(goaway(0, b""));
+        let expected =
+            [Event::Settings, Event::GoAway(GoAway { code: 11 }), Event::GoAway(GoAway { code: 0 })];
+        for piece in 1..=stream.len() {
+            assert_eq!(read_in_pieces_of(piece, &stream), expected, "in pieces of {piece}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_http2_tells_nothing() {
+        assert_eq!(read_in_pieces_of(7, b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"), []);
+        let mut late = frame(6, &[0; 8]);
+        late.extend(frame(TYPE_SETTINGS, &[]));
+        assert_eq!(read_in_pieces_of(5, &late), [], "SETTINGS that are not the first frame");
+    }
+
+    #[test]
+    fn a_goaway_too_short_for_its_code_tells_nothing_and_costs_no_sync() {
+        let mut stream = frame(TYPE_GOAWAY, &[0; 3]);
+        stream.extend(goaway(2, b""));
+        assert_eq!(read_in_pieces_of(4, &stream), [Event::GoAway(GoAway { code: 2 })]);
+    }
+}

@@ -1,0 +1,140 @@
+//! TLS by rustls, with ring named as its provider: no process-wide default is asked for or set.
+
+use std::fmt;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
+
+use crate::grpc::error::Error;
+use crate::primitive::Arc;
+
+/// Whom an `https` connection trusts, and by which name it asks.
+///
+/// ```
+/// # use cenote::grpc::{ClientConn, TlsConfig};
+/// # fn main() -> Result<(), cenote::grpc::Error> {
+/// let conn = ClientConn::builder("https://10.0.0.7:443")
+///     .tls(TlsConfig::new().server_name("greeter.internal"))
+///     .build()?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug, Default)]
+#[must_use]
+pub struct TlsConfig {
+    roots: Roots,
+    ca_pem: Vec<Vec<u8>>,
+    server_name: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Roots {
+    #[default]
+    Webpki,
+    #[cfg(feature = "native-roots")]
+    Native,
+    /// Only what `ca_certificate_pem` gave.
+    Given,
+}
+
+impl TlsConfig {
+    /// Trusts the roots that the `webpki-roots` crate carries: Mozilla's list.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Trusts the roots of the operating system instead.
+    #[cfg(feature = "native-roots")]
+    pub fn native_roots(mut self) -> Self {
+        self.roots = Roots::Native;
+        self
+    }
+
+    /// Trusts these certificates, in PEM form, and no others. May be called more than once.
+    pub fn ca_certificate_pem(mut self, pem: impl AsRef<[u8]>) -> Self {
+        self.roots = Roots::Given;
+        self.ca_pem.push(pem.as_ref().to_vec());
+        self
+    }
+
+    /// The name to ask for (SNI) and to expect in the server's certificate. Default: the target's host.
+    pub fn server_name(mut self, name: impl Into<String>) -> Self {
+        self.server_name = Some(name.into());
+        self
+    }
+}
+
+/// Made once a connection's settings; each dial uses it.
+#[derive(Clone)]
+pub(crate) struct Connector {
+    connector: TlsConnector,
+    name: ServerName<'static>,
+}
+
+impl Connector {
+    pub(crate) fn new(config: TlsConfig, host: &str) -> Result<Self, Error> {
+        let name = config.server_name.as_deref().unwrap_or(host);
+        let name = ServerName::try_from(name.to_owned()).map_err(|error| Error::config("tls", error))?;
+        let mut client = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| Error::config("tls", error))?
+            .with_root_certificates(roots(&config)?)
+            .with_no_client_auth();
+        client.alpn_protocols = vec![ALPN_H2.to_vec()];
+        Ok(Connector { connector: TlsConnector::from(Arc::new(client)), name })
+    }
+
+    /// Fails if the peer does not agree on HTTP/2.
+    pub(crate) async fn connect<Io>(&self, io: Io) -> std::io::Result<TlsStream<Io>>
+    where
+        Io: AsyncRead + AsyncWrite + Unpin,
+    {
+        let stream = self.connector.connect(self.name.clone(), io).await?;
+        match stream.get_ref().1.alpn_protocol() {
+            Some(ALPN_H2) => Ok(stream),
+            _ => Err(std::io::Error::other("the server did not agree on HTTP/2 (ALPN h2)")),
+        }
+    }
+}
+
+const ALPN_H2: &[u8] = b"h2";
+
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connector").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+fn roots(config: &TlsConfig) -> Result<RootCertStore, Error> {
+    let mut store = RootCertStore::empty();
+    match config.roots {
+        Roots::Webpki => store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
+        #[cfg(feature = "native-roots")]
+        Roots::Native => {
+            let found = rustls_native_certs::load_native_certs();
+            store.add_parsable_certificates(found.certs);
+            if store.is_empty() {
+                let cause = found.errors.into_iter().next();
+                return Err(match cause {
+                    Some(error) => Error::config("tls", error),
+                    None => Error::config("tls", "the operating system has no root certificates"),
+                });
+            }
+        }
+        Roots::Given => {}
+    }
+    for pem in &config.ca_pem {
+        let before = store.len();
+        for certificate in CertificateDer::pem_slice_iter(pem) {
+            let certificate = certificate.map_err(|error| Error::config("ca_certificate_pem", error))?;
+            store.add(certificate).map_err(|error| Error::config("ca_certificate_pem", error))?;
+        }
+        if store.len() == before {
+            return Err(Error::config("ca_certificate_pem", "there is no certificate in it"));
+        }
+    }
+    Ok(store)
+}

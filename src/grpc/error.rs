@@ -1,0 +1,274 @@
+//! What can go wrong, in which phase, and why.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::num::ParseIntError;
+use std::time::Duration;
+
+use tonic::{Code, Status};
+
+use crate::primitive::Arc;
+
+/// A cause that many callers may be told of: one failed dial fails every call that waited for it.
+pub(crate) type Cause = Arc<dyn StdError + Send + Sync>;
+
+/// Why a connection, a pool or a call failed.
+///
+/// A call through a generated client returns a [`tonic::Status`]; this error is its
+/// [`source`](StdError::source):
+///
+/// ```
+/// # use cenote::grpc::Error;
+/// fn dial_phase(status: &tonic::Status) -> Option<cenote::grpc::DialPhase> {
+///     let error = std::error::Error::source(status)?.downcast_ref::<Error>()?;
+///     match error {
+///         Error::Dial { phase, .. } => Some(*phase),
+///         _ => None,
+///     }
+/// }
+/// # assert_eq!(dial_phase(&Error::Closed.into()), None);
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// The target is not one that can be dialled. Status code `FailedPrecondition`.
+    #[non_exhaustive]
+    InvalidTarget {
+        /// As it was given.
+        target: String,
+        /// What is wrong with it.
+        source: TargetError,
+    },
+    /// An option of a builder has a value that cannot be. Status code `FailedPrecondition`.
+    #[non_exhaustive]
+    InvalidConfig {
+        /// The builder's method.
+        option: &'static str,
+        /// What is wrong with its value.
+        source: Cause,
+    },
+    /// The connection could not be established. Status code `Unavailable`.
+    #[non_exhaustive]
+    Dial {
+        /// The target, as it was given.
+        target: Arc<str>,
+        /// How far it came.
+        phase: DialPhase,
+        /// What the phase failed with; an [`std::io::Error`] of kind `TimedOut` if the attempt's time was up.
+        source: Cause,
+    },
+    /// The request did not reach the server: the connections that it was handed to were lost before it left, again
+    /// and again. It was not processed. Status code `Unavailable`.
+    #[non_exhaustive]
+    Unsent {
+        /// Why the last connection was lost.
+        source: Cause,
+    },
+    /// The exchange with the server broke off; the server may or may not have processed the request. The status
+    /// code is `Unavailable` when the connection was lost, else the one that gRPC prescribes for the HTTP/2 error.
+    #[non_exhaustive]
+    Interrupted {
+        /// How far the call came.
+        phase: CallPhase,
+        /// What HTTP/2 reported.
+        source: Cause,
+    },
+    /// The call's own deadline (`grpc-timeout`) passed. Status code `DeadlineExceeded`.
+    #[non_exhaustive]
+    DeadlineExceeded {
+        /// How far the call came.
+        phase: CallPhase,
+        /// What the caller had allowed.
+        timeout: Duration,
+    },
+    /// The connection, or its pool, was closed on this side. Status code `Cancelled`, as in grpc-go.
+    Closed,
+    /// There is no tokio runtime here to dial on. Status code `FailedPrecondition`.
+    NoRuntime,
+}
+
+/// What is wrong with a target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TargetError {
+    /// Nothing but white space.
+    Empty,
+    /// A scheme other than `http`, `https`, `dns` or `unix`.
+    UnknownScheme(String),
+    /// No host before the port, or no path behind `unix:`.
+    MissingHost,
+    /// `host:port` and `dns:///host:port` need their port.
+    MissingPort,
+    /// The port is no number from 1 to 65535.
+    #[non_exhaustive]
+    InvalidPort {
+        /// As it was given.
+        port: String,
+        /// `None` for port 0.
+        source: Option<ParseIntError>,
+    },
+    /// Not the form `host` or `host:port`.
+    Malformed(String),
+    /// Something the form allows but a gRPC connection has no use for: a path, a user, a DNS server.
+    Unsupported(&'static str),
+}
+
+/// The phases of a dial, in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DialPhase {
+    /// Looking the host up.
+    Resolve,
+    /// Connecting the socket.
+    Connect,
+    /// The TLS handshake, ALPN included.
+    Tls,
+    /// From the HTTP/2 preface to the server's SETTINGS frame.
+    Settings,
+}
+
+/// The phases of a call, in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CallPhase {
+    /// Waiting for a connection.
+    Connect,
+    /// Sent, or about to be; no response yet.
+    Response,
+    /// Reading the response's body.
+    Body,
+}
+
+impl Error {
+    pub(crate) fn config(option: &'static str, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        Error::InvalidConfig { option, source: Arc::from(source.into()) }
+    }
+
+    pub(crate) fn interrupted(phase: CallPhase, source: hyper::Error) -> Self {
+        Error::Interrupted { phase, source: Arc::new(source) }
+    }
+
+    /// The gRPC status code of this failure.
+    pub fn code(&self) -> Code {
+        match self {
+            Error::InvalidTarget { .. } | Error::InvalidConfig { .. } | Error::NoRuntime => {
+                Code::FailedPrecondition
+            }
+            Error::Dial { .. } | Error::Unsent { .. } => Code::Unavailable,
+            Error::Interrupted { source, .. } => interrupted_code(&**source),
+            Error::DeadlineExceeded { .. } => Code::DeadlineExceeded,
+            Error::Closed => Code::Cancelled,
+        }
+    }
+}
+
+/// The table of the gRPC specification, "Errors" in PROTOCOL-HTTP2.md, for streams that the peer reset; a
+/// connection that was lost under a stream is `Unavailable`.
+fn interrupted_code(source: &(dyn StdError + 'static)) -> Code {
+    let h2 = chain(source).find_map(|error| error.downcast_ref::<h2::Error>());
+    match h2 {
+        Some(error) if error.is_reset() => match error.reason() {
+            Some(h2::Reason::REFUSED_STREAM) => Code::Unavailable,
+            Some(h2::Reason::CANCEL) => Code::Cancelled,
+            Some(h2::Reason::ENHANCE_YOUR_CALM) => Code::ResourceExhausted,
+            Some(h2::Reason::INADEQUATE_SECURITY) => Code::PermissionDenied,
+            _ => Code::Internal,
+        },
+        _ => Code::Unavailable,
+    }
+}
+
+/// An error and its causes, the outermost first.
+fn chain<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |error| (*error).source())
+}
+
+/// An error's text, and those of its causes.
+pub(crate) fn with_causes(error: &(dyn StdError + 'static)) -> String {
+    chain(error).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::InvalidTarget { target, .. } => write!(f, "invalid target {target:?}"),
+            Error::InvalidConfig { option, .. } => write!(f, "invalid value for `{option}`"),
+            Error::Dial { target, phase, .. } => write!(f, "cannot connect to {target}: {phase}"),
+            Error::Unsent { .. } => f.write_str("the request was not sent: the connection was lost before"),
+            Error::Interrupted { phase, .. } => write!(f, "the call broke off while {phase}"),
+            Error::DeadlineExceeded { phase, timeout } => {
+                write!(f, "the call's deadline of {timeout:?} passed while {phase}")
+            }
+            Error::Closed => f.write_str("the connection is closed"),
+            Error::NoRuntime => f.write_str("there is no tokio runtime to connect on"),
+        }
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            Error::InvalidTarget { source, .. } => Some(source),
+            Error::InvalidConfig { source, .. }
+            | Error::Dial { source, .. }
+            | Error::Unsent { source, .. }
+            | Error::Interrupted { source, .. } => Some(&**source),
+            Error::DeadlineExceeded { .. } | Error::Closed | Error::NoRuntime => None,
+        }
+    }
+}
+
+/// The status has the error's [`code`](Error::code), its text with all causes, and the error as its `source()`.
+impl From<Error> for Status {
+    fn from(error: Error) -> Status {
+        let mut status = Status::new(error.code(), with_causes(&error));
+        status.set_source(Arc::new(error));
+        status
+    }
+}
+
+impl fmt::Display for TargetError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TargetError::Empty => f.write_str("it is empty"),
+            TargetError::UnknownScheme(scheme) => {
+                write!(f, "unknown scheme {scheme:?}: http, https, dns and unix are known")
+            }
+            TargetError::MissingHost => f.write_str("it names no host"),
+            TargetError::MissingPort => f.write_str("it names no port"),
+            TargetError::InvalidPort { port, .. } => write!(f, "{port:?} is no port from 1 to 65535"),
+            TargetError::Malformed(why) => f.write_str(why),
+            TargetError::Unsupported(what) => write!(f, "{what} has no meaning here"),
+        }
+    }
+}
+
+impl StdError for TargetError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            TargetError::InvalidPort { source: Some(source), .. } => Some(source),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for DialPhase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            DialPhase::Resolve => "looking up the host",
+            DialPhase::Connect => "connecting",
+            DialPhase::Tls => "the TLS handshake",
+            DialPhase::Settings => "waiting for the server's HTTP/2 SETTINGS",
+        })
+    }
+}
+
+impl fmt::Display for CallPhase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            CallPhase::Connect => "waiting for a connection",
+            CallPhase::Response => "waiting for the response",
+            CallPhase::Body => "reading the response",
+        })
+    }
+}

@@ -1,0 +1,219 @@
+//! What the connections of one pool have in common: the gate, the limit of sockets, the counters, the list.
+//!
+//! A connection tells the group of its end and a socket of its close, so that the pool can account for each.
+//! Every member ends in one of two ways, once: **discarded**, for a reason, or **released**, when its last handle
+//! is dropped. No lock of the group is held while a connection's own lock is taken, or one is dropped.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::ops::Bound;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::config::Backoff;
+use super::conn::ClientConn;
+use super::conn::gate::Gate;
+use super::conn::shared::Shared;
+use crate::primitive::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::primitive::{Arc, Mutex, Weak};
+
+pub(crate) struct Group {
+    pub(crate) gate: Gate,
+    pub(crate) counters: Counters,
+    limit: Option<Limit>,
+    members: Mutex<Members>,
+}
+
+struct Limit {
+    connections: NonZeroUsize,
+    /// One permit a socket, from its dial to its close.
+    sockets: Arc<Semaphore>,
+}
+
+#[derive(Default)]
+struct Members {
+    /// Connections that are not shut down. An entry is removed by its connection, so it points at nothing only
+    /// while that is on its way.
+    list: BTreeMap<u64, Member>,
+    last_id: u64,
+    /// The member that was shared last; the next in turn is shared next.
+    cursor: u64,
+    closed: bool,
+}
+
+struct Member {
+    conn: Weak<Shared>,
+    /// How many have it out of the pool; kept only where the pool is limited, as only there it can be many.
+    out: usize,
+}
+
+/// Events, each counted where it happens. Relaxed throughout: they are read for reports, nothing follows from
+/// one having another value than the next.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) made: AtomicU64,
+    pub(crate) shared: AtomicU64,
+    pub(crate) released: AtomicU64,
+    pub(crate) dials: AtomicU64,
+    pub(crate) failed_dials: AtomicU64,
+    pub(crate) discards: [AtomicU64; 4],
+    open: AtomicUsize,
+    peak_open: AtomicUsize,
+}
+
+pub(crate) fn bump(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+pub(crate) fn read(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}
+
+impl Counters {
+    pub(crate) fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn peak_open(&self) -> usize {
+        self.peak_open.load(Ordering::Relaxed)
+    }
+}
+
+/// One open socket of a pool, for as long as this lives.
+pub(crate) struct OpenSocket(Arc<Group>);
+
+impl OpenSocket {
+    pub(crate) fn new(group: &Arc<Group>) -> Self {
+        let counters = &group.counters;
+        let now = counters.open.fetch_add(1, Ordering::Relaxed) + 1;
+        counters.peak_open.fetch_max(now, Ordering::Relaxed);
+        OpenSocket(Arc::clone(group))
+    }
+}
+
+impl Drop for OpenSocket {
+    fn drop(&mut self) {
+        self.0.counters.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Group {
+    pub(crate) fn new(redial: Backoff, limit: Option<NonZeroUsize>) -> Arc<Self> {
+        let limit = limit.map(|connections| Limit {
+            connections,
+            sockets: Arc::new(Semaphore::new(connections.get().min(Semaphore::MAX_PERMITS))),
+        });
+        Arc::new(Group {
+            gate: Gate::new(redial),
+            counters: Counters::default(),
+            limit,
+            members: Mutex::new(Members::default()),
+        })
+    }
+
+    /// A place for one more socket; waits until a socket that is being closed is gone. Cancel safe.
+    pub(crate) async fn socket_place(&self) -> Option<OwnedSemaphorePermit> {
+        match &self.limit {
+            // The semaphore is never closed.
+            Some(limit) => Arc::clone(&limit.sockets).acquire_owned().await.ok(),
+            None => None,
+        }
+    }
+
+    /// Makes a member, unless there are as many as may be. `make` is told its number, and whether the pool is closed.
+    pub(crate) fn try_join(&self, make: impl FnOnce(u64, bool) -> Arc<Shared>) -> Option<ClientConn> {
+        let mut members = self.members.lock();
+        if let Some(limit) = &self.limit {
+            let most = limit.connections.get();
+            if members.list.len() >= most {
+                members.list.retain(|_, member| member.conn.strong_count() > 0);
+            }
+            if members.list.len() >= most {
+                return None;
+            }
+        }
+        members.last_id += 1;
+        let id = members.last_id;
+        let shared = make(id, members.closed);
+        members.list.insert(id, Member { conn: Arc::downgrade(&shared), out: 1 });
+        bump(&self.counters.made);
+        Some(ClientConn::from_shared(shared))
+    }
+
+    /// The member is shut down or dropped: it no longer counts against the limit.
+    pub(crate) fn leave(&self, id: u64) {
+        self.members.lock().list.remove(&id);
+    }
+
+    /// The member left the pool's stock for one more caller.
+    pub(crate) fn check_out(&self, id: u64) {
+        if self.limit.is_some()
+            && let Some(member) = self.members.lock().list.get_mut(&id)
+        {
+            member.out += 1;
+        }
+    }
+
+    /// A caller gives the member back; whether it was the last to have it. If so and it is `broken`, it is
+    /// handed to nobody any more.
+    ///
+    /// More may come back than went out, when a user puts clones.
+    pub(crate) fn check_in(&self, id: u64, broken: bool) -> bool {
+        self.return_some(id, 1, broken)
+    }
+
+    /// The member was found broken in the pool's stock; whether nobody else has it. If so, it is handed to nobody
+    /// any more.
+    pub(crate) fn is_unused(&self, id: u64) -> bool {
+        self.return_some(id, 0, true)
+    }
+
+    fn return_some(&self, id: u64, returned: usize, broken: bool) -> bool {
+        if self.limit.is_none() {
+            return true;
+        }
+        let mut members = self.members.lock();
+        let Some(member) = members.list.get_mut(&id) else { return true };
+        member.out = member.out.saturating_sub(returned);
+        let last = member.out == 0;
+        if last && broken {
+            members.list.remove(&id);
+        }
+        last
+    }
+
+    /// Another member each time, in turn, checked out.
+    pub(crate) fn share_next(&self) -> Option<(u64, ClientConn)> {
+        let mut members = self.members.lock();
+        let Members { list, cursor, .. } = &mut *members;
+        let after = list.range((Bound::Excluded(*cursor), Bound::Unbounded));
+        // An upgrade that succeeds is moved out, so no connection is dropped under the lock.
+        let (id, shared) =
+            after.chain(list.iter()).find_map(|(id, member)| Some((*id, member.conn.upgrade()?)))?;
+        *cursor = id;
+        if let Some(member) = list.get_mut(&id) {
+            member.out += 1;
+        }
+        Some((id, ClientConn::from_shared(shared)))
+    }
+
+    pub(crate) fn members(&self) -> usize {
+        self.members.lock().list.len()
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.members.lock().closed
+    }
+
+    /// From now on members are made closed; those there are are returned.
+    pub(crate) fn close(&self) -> Vec<ClientConn> {
+        let mut members = self.members.lock();
+        members.closed = true;
+        members
+            .list
+            .values()
+            .filter_map(|member| member.conn.upgrade())
+            .map(ClientConn::from_shared)
+            .collect()
+    }
+}
