@@ -47,6 +47,11 @@ pub struct Greeting {
     name: &'static str,
 }
 
+/// The service alone, to be served by other means than a [`TonicServer`].
+pub fn greeter(name: &'static str) -> GreeterServer<Greeting> {
+    GreeterServer::new(Greeting { seen: Arc::default(), name })
+}
+
 struct Unanswered(Option<Arc<Seen>>);
 
 impl Drop for Unanswered {

@@ -224,9 +224,13 @@ impl HttpBody for ResponseBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let Some(live) = &mut self.live else { return Poll::Ready(None) };
         let frame = ready!(live.poll_frame(cx));
-        let more = matches!(frame, Some(Ok(_)));
-        if !more {
-            // Lets go of the connection now, not when the caller gets round to dropping the body.
+        let last = match &frame {
+            Some(Ok(frame)) => frame.is_trailers() || live.body.is_end_stream(),
+            Some(Err(_)) | None => true,
+        };
+        if last {
+            // Lets go of the connection now: a gRPC client that has its trailers asks no further, and may hold
+            // the body for long.
             self.live = None;
         }
         Poll::Ready(frame.map(|frame| frame.map_err(Status::from)))
