@@ -1,4 +1,57 @@
-//! Pools.
+//! Pools: of scratch objects that threads reuse without getting in each other's way, and of gRPC connections that know
+//! whether they work.
+//!
+//! ```
+//! use cenote::SyncPool;
+//!
+//! static BUFS: SyncPool<Vec<u8>> = SyncPool::with_recycle(Vec::new, |buf| {
+//!     buf.clear();
+//!     buf.capacity() <= 64 * 1024
+//! });
+//!
+//! let mut buf = BUFS.get(); // one that this thread used before, or a new one
+//! buf.extend_from_slice(b"hello");
+//! drop(buf); // back, for the next get
+//! # assert_eq!(BUFS.stats().idle, 1);
+//! ```
+//!
+//! # Which pool do I want?
+//!
+//! | you need | take |
+//! |---|---|
+//! | scratch objects (buffers, encoders, parsers) again and again, on any thread | [`SyncPool`] |
+//! | a gRPC connection for this request, never one that is known to be broken | `grpc::ClientPool`, or `grpc::get_client()` for one pool a process |
+//! | one gRPC connection whose state you can see | `grpc::ClientConn` |
+//!
+//! A pool here is for things that can be made again: any object in it may be dropped at any time. What must be
+//! limited and closed in an orderly way, such as database connections, needs another kind of pool.
+//!
+//! # What hand-written pools cost
+//!
+//! A `Mutex<Vec<T>>` is a line that every thread writes to: it is fast until a second thread comes. A `thread_local!`
+//! stack is fast, but what one thread frees and another needs is stranded, and what an idle thread holds nobody
+//! can reach. [`SyncPool`] keeps a shard a thread, lets full ones spill into a depot that empty ones refill from, and
+//! reaches every shard when it ages. A `Channel` of tonic tells no state, so a pool of them cannot know which to
+//! throw away.
+//!
+//! # Features
+//!
+//! None is on by default; the core depends on `thread_local` and `crossbeam-utils` alone.
+//!
+//! | feature | what it adds | dependencies it brings |
+//! |---|---|---|
+//! | `grpc` | the module `grpc` | tokio, tonic (no default features), hyper, h2, rustls with ring, webpki-roots |
+//! | `native-roots` | `TlsConfig::native_roots` | rustls-native-certs |
+//! | `tracing` | events on dials, states and discards | tracing |
+//!
+//! # Drop, cancellation, close
+//!
+//! Guards put back on drop. No get here waits. Calls on connections are cancelled by dropping them. A pool that is dropped
+//! drops what it holds; what is out stays with its holders.
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
+// The README's examples are run with the others.
+#![cfg_attr(doctest, doc = include_str!("../README.md"))]
 
 mod local;
 mod primitive;

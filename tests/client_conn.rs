@@ -17,7 +17,8 @@ fn connection_to(target: &str) -> ClientConn {
 
 /// Pauses so long that a test sees one attempt, unless it asks for more.
 fn patient(target: &str) -> ClientConn {
-    let backoff = Backoff { initial: Duration::from_secs(3600), max: Duration::from_secs(3600), ..Backoff::default() };
+    let backoff =
+        Backoff { initial: Duration::from_secs(3600), max: Duration::from_secs(3600), ..Backoff::default() };
     ClientConn::builder(target).backoff(backoff).connect_timeout(Duration::from_millis(200)).build().unwrap()
 }
 
@@ -44,7 +45,8 @@ async fn until_state(conn: &ClientConn, wanted: ConnectivityState) {
 fn dial_failure(error: &Error) -> (DialPhase, std::io::ErrorKind) {
     match error {
         Error::Dial { phase, source, .. } => {
-            let io = source.downcast_ref::<std::io::Error>().unwrap_or_else(|| panic!("no I/O error: {source:?}"));
+            let io =
+                source.downcast_ref::<std::io::Error>().unwrap_or_else(|| panic!("no I/O error: {source:?}"));
             (*phase, io.kind())
         }
         other => panic!("no dial error: {other:?}"),
@@ -83,7 +85,8 @@ async fn connect_dials_without_a_call_and_each_change_of_state_can_be_awaited() 
 async fn every_form_of_target_reaches_the_server() {
     let server = TonicServer::start();
     let port = server.addr.port();
-    for target in [format!("127.0.0.1:{port}"), format!("dns:///localhost:{port}"), format!("http://localhost:{port}/")]
+    for target in
+        [format!("127.0.0.1:{port}"), format!("dns:///localhost:{port}"), format!("http://localhost:{port}/")]
     {
         let reply = GreeterClient::new(connection_to(&target)).say_hello(hello("ada")).await;
         assert_eq!(reply.unwrap().into_inner().message, "tonic: hello, ada", "{target}");
@@ -122,7 +125,8 @@ async fn a_refused_port_is_a_transient_failure_with_the_cause_at_the_end_of_the_
 
 #[tokio::test]
 async fn a_host_that_does_not_resolve_fails_in_that_phase() {
-    let conn = ClientConn::builder("http://no-such-host.invalid:1").connect_timeout(Duration::from_secs(5)).build();
+    let conn =
+        ClientConn::builder("http://no-such-host.invalid:1").connect_timeout(Duration::from_secs(5)).build();
     let status = GreeterClient::new(conn.unwrap()).say_hello(hello("ada")).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
     match cause(&status) {
@@ -133,10 +137,9 @@ async fn a_host_that_does_not_resolve_fails_in_that_phase() {
 
 #[tokio::test]
 async fn a_server_that_closes_before_or_right_after_settings_or_speaks_http_1_is_a_failure_in_that_phase() {
-    for (manner, kind) in [
-        (Manner::Fin, std::io::ErrorKind::UnexpectedEof),
-        (Manner::Http1, std::io::ErrorKind::InvalidData),
-    ] {
+    for (manner, kind) in
+        [(Manner::Fin, std::io::ErrorKind::UnexpectedEof), (Manner::Http1, std::io::ErrorKind::InvalidData)]
+    {
         let server = RawServer::start(manner).await;
         let conn = patient(&server.target());
         let status = GreeterClient::new(conn.clone()).say_hello(hello("ada")).await.unwrap_err();
@@ -205,9 +208,11 @@ async fn a_call_that_is_under_way_when_the_server_dies_is_unavailable_and_not_se
     let server = TonicServer::start();
     let conn = connection_to(&server.target());
     let mut client = GreeterClient::new(conn.clone());
-    let call = tokio::spawn(async move { client.say_hello(slow_hello("ada", Duration::from_secs(60))).await });
+    let call =
+        tokio::spawn(async move { client.say_hello(slow_hello("ada", Duration::from_secs(60))).await });
     let seen = std::sync::Arc::clone(&server.seen);
-    eventually_async("the call has arrived", || seen.calls.load(std::sync::atomic::Ordering::SeqCst) == 1).await;
+    eventually_async("the call has arrived", || seen.calls.load(std::sync::atomic::Ordering::SeqCst) == 1)
+        .await;
     let addr = server.kill();
     let server = TonicServer::start_again(addr);
     let status = call.await.unwrap().unwrap_err();
@@ -284,9 +289,11 @@ async fn close_is_shutdown_for_good_and_breaks_off_what_runs() {
     let mut stream = client.stream_hello(endless_hellos()).await.unwrap().into_inner();
     stream.message().await.unwrap().unwrap();
     let mut waiting = GreeterClient::new(conn.clone());
-    let call = tokio::spawn(async move { waiting.say_hello(slow_hello("ada", Duration::from_secs(60))).await });
+    let call =
+        tokio::spawn(async move { waiting.say_hello(slow_hello("ada", Duration::from_secs(60))).await });
     let seen = std::sync::Arc::clone(&server.seen);
-    eventually_async("the call has arrived", || seen.calls.load(std::sync::atomic::Ordering::SeqCst) == 2).await;
+    eventually_async("the call has arrived", || seen.calls.load(std::sync::atomic::Ordering::SeqCst) == 2)
+        .await;
 
     conn.close();
     assert_eq!(conn.state(), ConnectivityState::Shutdown);
@@ -416,7 +423,10 @@ async fn a_deadline_holds_while_the_call_waits_for_a_connection() {
     let start = Instant::now();
     let status = client.say_hello(with_timeout(hello("ada"), Duration::from_millis(50))).await.unwrap_err();
     assert_eq!(status.code(), Code::DeadlineExceeded);
-    assert!(matches!(cause(&status), Error::DeadlineExceeded { phase: CallPhase::Connect, .. }), "{status:?}");
+    assert!(
+        matches!(cause(&status), Error::DeadlineExceeded { phase: CallPhase::Connect, .. }),
+        "{status:?}"
+    );
     assert!(start.elapsed() < Duration::from_secs(5));
 }
 
@@ -546,7 +556,8 @@ async fn a_unix_socket_is_a_target() {
     let path = dir.join("greeter.sock");
     let _ = std::fs::remove_file(&path);
     let greeter = support::greeter("unix");
-    let incoming = tokio_stream::wrappers::UnixListenerStream::new(tokio::net::UnixListener::bind(&path).unwrap());
+    let incoming =
+        tokio_stream::wrappers::UnixListenerStream::new(tokio::net::UnixListener::bind(&path).unwrap());
     tokio::spawn(tonic::transport::Server::builder().add_service(greeter).serve_with_incoming(incoming));
     let conn = connection_to(&format!("unix:{}", path.display()));
     let reply = GreeterClient::new(conn).say_hello(hello("ada")).await.unwrap();
@@ -639,8 +650,14 @@ mod tls {
             other => panic!("{other:?}"),
         };
         let broken = "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n";
-        assert_eq!(option(build("https://a", TlsConfig::new().ca_certificate_pem(broken))), "ca_certificate_pem");
-        assert_eq!(option(build("https://a", TlsConfig::new().ca_certificate_pem("nothing"))), "ca_certificate_pem");
+        assert_eq!(
+            option(build("https://a", TlsConfig::new().ca_certificate_pem(broken))),
+            "ca_certificate_pem"
+        );
+        assert_eq!(
+            option(build("https://a", TlsConfig::new().ca_certificate_pem("nothing"))),
+            "ca_certificate_pem"
+        );
         assert_eq!(option(build("https://a", TlsConfig::new().server_name("a b"))), "tls");
         assert_eq!(option(build("http://a:1", TlsConfig::new())), "tls");
     }

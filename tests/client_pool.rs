@@ -66,7 +66,10 @@ async fn a_connection_that_failed_is_closed_when_it_comes_back() {
     let pool = ClientPool::new(refused_target()).unwrap();
     let mut conn = pool.get();
     let watched = (*conn).clone();
-    assert_eq!(GreeterClient::new(&mut conn).say_hello(hello("ada")).await.unwrap_err().code(), Code::Unavailable);
+    assert_eq!(
+        GreeterClient::new(&mut conn).say_hello(hello("ada")).await.unwrap_err().code(),
+        Code::Unavailable
+    );
     assert_eq!(watched.state(), ConnectivityState::TransientFailure);
     drop(conn);
     assert_eq!(watched.state(), ConnectivityState::Shutdown);
@@ -236,7 +239,10 @@ async fn close_cuts_what_runs_and_every_later_call_fails_with_closed() {
     assert!(matches!(cause(&call.await.unwrap().unwrap_err()), Error::Closed));
     let conn = pool.get();
     assert!(conn.state().is_usable(), "get keeps its word after close, too");
-    assert!(matches!(cause(&GreeterClient::new(conn).say_hello(hello("ada")).await.unwrap_err()), Error::Closed));
+    assert!(matches!(
+        cause(&GreeterClient::new(conn).say_hello(hello("ada")).await.unwrap_err()),
+        Error::Closed
+    ));
     eventually_async("no socket is left", || seen.open() == 0).await;
     let stats = pool.stats();
     assert_eq!((stats.idle, stats.alive, stats.open), (0, 0, 0), "{stats:?}");
@@ -270,7 +276,10 @@ async fn max_connections_bounds_the_sockets_and_get_never_blocks() {
                     let start = Instant::now();
                     let conn = pool.get();
                     assert!(start.elapsed() < Duration::from_secs(1), "get waited");
-                    GreeterClient::new(conn).say_hello(slow_hello("ada", Duration::from_millis(1))).await.unwrap();
+                    GreeterClient::new(conn)
+                        .say_hello(slow_hello("ada", Duration::from_millis(1)))
+                        .await
+                        .unwrap();
                 }
             })
         })
@@ -380,10 +389,14 @@ async fn an_outage_is_dialled_at_a_bounded_rate_and_all_calls_succeed_within_a_s
     // 50 ms growing by 1.6 makes seven attempts in 1.5 s; the first may have begun before the kill.
     let dials = during.dials - before.dials;
     assert!((3..=12).contains(&dials), "{dials} dials in an outage of 1.5 s");
-    let results = results.lock().unwrap();
-    for (start, ok) in results.iter() {
+    let results = std::mem::take(&mut *results.lock().unwrap());
+    for (start, ok) in &results {
         let late = *start > restarted + Duration::from_secs(1);
-        assert!(*ok || !late, "a call failed that began {:?} after the end of the outage", start.duration_since(restarted));
+        assert!(
+            *ok || !late,
+            "a call failed that began {:?} after the end of the outage",
+            start.duration_since(restarted)
+        );
         assert!(*ok || *start + Duration::from_millis(500) > killed, "a call failed long before the outage");
     }
     assert!(results.iter().any(|(_, ok)| !ok), "the outage was one");
@@ -399,7 +412,8 @@ async fn an_outage_is_dialled_at_a_bounded_rate_and_all_calls_succeed_within_a_s
 #[tokio::test]
 async fn many_new_connections_to_a_mute_server_dial_one_at_a_time() {
     let server = RawServer::start(Manner::Mute).await;
-    let pool = ClientPool::builder(server.target()).connect_timeout(Duration::from_millis(150)).build().unwrap();
+    let pool =
+        ClientPool::builder(server.target()).connect_timeout(Duration::from_millis(150)).build().unwrap();
     let start = Instant::now();
     let calls: Vec<_> = (0..50)
         .map(|_| {
@@ -439,7 +453,8 @@ async fn a_guard_that_is_held_through_an_outage_works_again_after_it() {
 #[tokio::test]
 async fn a_call_that_is_dropped_at_the_gate_leaves_it_open_for_the_next() {
     let server = RawServer::start(Manner::Mute).await;
-    let pool = ClientPool::builder(server.target()).connect_timeout(Duration::from_secs(600)).build().unwrap();
+    let pool =
+        ClientPool::builder(server.target()).connect_timeout(Duration::from_secs(600)).build().unwrap();
     for dials in 1..=5 {
         let mut conn = pool.get();
         let mut client = GreeterClient::new(&mut conn);
@@ -460,7 +475,8 @@ fn a_pool_in_a_static_survives_two_runtimes_one_after_the_other_and_get_needs_no
     let pool = POOL.get_or_init(|| ClientPool::new(server.target()).unwrap());
     drop(pool.get());
     for _ in 0..2 {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         runtime.block_on(async { greet(pool).await.unwrap() });
         drop(runtime);
         let conn = pool.get();

@@ -17,7 +17,10 @@ const TARGET: &str = "CENOTE_TARGET";
 /// Runs `case` in a child process with `target` in the environment.
 fn in_a_process_of_its_own(case: &str, target: Option<&str>) {
     let mut child = Command::new(std::env::current_exe().unwrap());
-    child.args(["--exact", "the_case_that_the_parent_asked_for", "--nocapture"]).env(CASE, case).env_remove(TARGET);
+    child
+        .args(["--exact", "the_case_that_the_parent_asked_for", "--nocapture"])
+        .env(CASE, case)
+        .env_remove(TARGET);
     if let Some(target) = target {
         child.env(TARGET, target);
     }

@@ -1,1 +1,31 @@
 //! What the benches share.
+
+pub mod contenders;
+
+use std::hint;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Has `threads` threads do `turn` `turns` times each, all at once, and says how long the slowest of them took.
+pub fn wall_time(threads: usize, turns: u64, turn: impl Fn() + Sync) -> Duration {
+    // What is only needed once a thread (its shard, its first object) is none of the question.
+    const WARM_UP: u64 = 100;
+
+    let missing = AtomicUsize::new(threads);
+    let run = || {
+        (0..WARM_UP).for_each(|_| turn());
+        // A barrier that sleeps would wake one thread well before the other.
+        missing.fetch_sub(1, Ordering::AcqRel);
+        while missing.load(Ordering::Acquire) > 0 {
+            hint::spin_loop();
+        }
+        let start = Instant::now();
+        (0..turns).for_each(|_| turn());
+        start.elapsed()
+    };
+    thread::scope(|s| {
+        let crew: Vec<_> = (0..threads).map(|_| s.spawn(run)).collect();
+        crew.into_iter().map(|thread| thread.join().expect("a turn panicked")).max().unwrap_or_default()
+    })
+}

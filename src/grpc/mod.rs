@@ -1,4 +1,28 @@
-//! gRPC connections that know their state, and pools of them.
+//! gRPC connections that know their state, and a pool that hands out none that is broken.
+//!
+//! ```no_run
+//! use cenote::grpc::get_client;
+//! # use cenote_proto::{HelloRequest, greeter_client::GreeterClient};
+//!
+//! async fn handler(name: String) -> Result<String, tonic::Status> {
+//!     let conn = get_client().get(); // Go: conn := GetClient().Get(); defer pool.Put(conn)
+//!     let mut client = GreeterClient::new(conn); // any client that tonic generates
+//!     let reply = client.say_hello(HelloRequest { name, delay_ms: 0 }).await?;
+//!     Ok(reply.into_inner().message)
+//! } // the client goes, and the connection is back
+//! ```
+//!
+//! * [`ClientConn`] is a channel with grpc-go's connectivity states: it dials when needed, backs off when it cannot, and
+//!   [`state()`](ClientConn::state) costs one atomic load.
+//! * [`ClientPool`] looks at that state on each get and each put.
+//! * [`get_client`] is one such pool for the process, made on first use.
+//!
+//! # Why not tonic's `Channel`
+//!
+//! It tells no state; it counts as connected when its own preface is written, so a TCP listener that never says a
+//! word is 'connected'; and it dials without backoff, once for each request that waits. This module drives hyper's HTTP/2
+//! client itself and reads along in the frames that come in. Where a `Channel` is better: it takes any connector and
+//! balances over a list of endpoints, and a program with one server that is always there needs no more.
 
 mod client_pool;
 mod config;

@@ -110,8 +110,8 @@ impl<T: Send> Cache<T> {
     #[inline]
     fn own(&self) -> Option<MutexGuard<'_, Stock<T>>> {
         let shard = match self.shards.get() {
-            Some(shard) => shard,
-            None => thread_end::insert(|| self.shards.get_or(|| CachePadded::new(Mutex::new(Stock::new()))))?,
+            Some(shard) if !thread_end::unseen() => shard,
+            _ => thread_end::insert(|| self.shards.get_or(|| CachePadded::new(Mutex::new(Stock::new()))))?,
         };
         Some(shard.lock())
     }

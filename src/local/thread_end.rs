@@ -5,14 +5,23 @@
 //! a destructor means abort. A sentinel stands guard: it is registered after `thread_local`'s own
 //! destructor, and thread-local destructors run in the reverse order of their registration, so it is told of the
 //! thread's end first. Where a platform orders them otherwise, or the thread's very first visit comes from such a
-//! late destructor, the panic is caught.
+//! late destructor, the panic is caught; `thread_local` then has numbered the dying thread for good, which wastes that one number.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Life {
+    /// No sentinel yet.
+    Unseen,
+    Watched,
+    /// The destructors have begun.
+    Ended,
+}
+
 thread_local! {
-    /// Set when this thread's destructors have begun. No destructor of its own, so it can be read until the end.
-    static ENDED: Cell<bool> = const { Cell::new(false) };
+    /// No destructor of its own, so it can be read until the end.
+    static LIFE: Cell<Life> = const { Cell::new(Life::Unseen) };
     static SENTINEL: Sentinel = const { Sentinel };
 }
 
@@ -20,20 +29,29 @@ struct Sentinel;
 
 impl Drop for Sentinel {
     fn drop(&mut self) {
-        ENDED.with(|ended| ended.set(true));
+        LIFE.set(Life::Ended);
     }
+}
+
+/// Is there no sentinel yet? Also a thread that finds a shard at once, one that a dead thread left under the number
+/// that this one has from another user of `thread_local`, needs a sentinel.
+#[inline]
+pub(super) fn unseen() -> bool {
+    LIFE.get() == Life::Unseen
 }
 
 /// Runs `get_or`, unless the thread is past having a shard.
 #[cold]
 pub(super) fn insert<R>(get_or: impl FnOnce() -> R) -> Option<R> {
-    if ENDED.with(Cell::get) {
+    if LIFE.get() == Life::Ended {
         return None;
     }
     // Unwind safety: the only panic in here comes from `thread_local` when it numbers the thread, before it
     // has touched the map of shards.
     let shard = catch_unwind(AssertUnwindSafe(get_or)).ok()?;
     // Registers the sentinel, now that `thread_local` has registered its own guard.
-    SENTINEL.try_with(|_| ()).ok();
+    if SENTINEL.try_with(|_| ()).is_ok() {
+        LIFE.set(Life::Watched);
+    }
     Some(shard)
 }

@@ -11,6 +11,39 @@ use crate::primitive::Arc;
 ///
 /// The drop also happens while a panic unwinds, as Go's deferred `Put` does: a recycle hook should reset an
 /// object whatever state it is in. To keep the object from going back, [`detach`](Self::detach) it.
+///
+/// It may move to another thread, and be shared between threads only if the object may:
+///
+/// ```
+/// # use cenote::SyncPool;
+/// use std::cell::Cell;
+///
+/// let pool = SyncPool::new(|| Cell::new(0));
+/// let cell = pool.get();
+/// std::thread::scope(|s| {
+///     s.spawn(move || cell.set(1));
+/// });
+/// ```
+///
+/// ```compile_fail,E0277
+/// # use cenote::SyncPool;
+/// # use std::cell::Cell;
+/// # let pool = SyncPool::new(|| Cell::new(0));
+/// let cell = pool.get();
+/// std::thread::scope(|s| {
+///     s.spawn(|| cell.set(1));
+/// });
+/// ```
+///
+/// It does not outlive its pool:
+///
+/// ```compile_fail,E0505
+/// # use cenote::SyncPool;
+/// let pool = SyncPool::new(Vec::<u8>::new);
+/// let buf = pool.get();
+/// drop(pool);
+/// assert!(buf.is_empty());
+/// ```
 #[must_use = "the object goes back to the pool at once if the guard is not held"]
 pub struct Pooled<'a, T: Send, F = fn() -> T> {
     pool: &'a SyncPool<T, F>,
@@ -63,10 +96,11 @@ impl<T: Send, F> OwnedPooled<T, F> {
     pub fn detach(guard: Self) -> T {
         let mut guard = ManuallyDrop::new(guard);
         // SAFETY: as in `Pooled::detach`; the share of the pool is moved out too, once, and dropped here.
-        unsafe {
-            drop(ManuallyDrop::take(&mut guard.pool));
-            ManuallyDrop::take(&mut guard.object)
-        }
+        let (pool, object) =
+            unsafe { (ManuallyDrop::take(&mut guard.pool), ManuallyDrop::take(&mut guard.object)) };
+        // The last owner ends the pool, whose objects may panic in their drop: by now ours would be dropped too.
+        drop(pool);
+        object
     }
 }
 

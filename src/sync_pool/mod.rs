@@ -51,6 +51,24 @@ use crate::stats::Stats;
 /// that cost less to make than the few nanoseconds of a get and put. An object comes back as it was left,
 /// unless a hook resets it: see [`with_recycle`](Self::with_recycle).
 ///
+/// # What may be pooled
+///
+/// Objects that may move to another thread (`T: Send`); they need not be `Sync`, nor `'static`.
+///
+/// ```compile_fail,E0277
+/// # use cenote::SyncPool;
+/// use std::rc::Rc;
+///
+/// let pool: SyncPool<Rc<u8>> = SyncPool::new(|| Rc::new(0));
+/// ```
+///
+/// ```
+/// # use cenote::SyncPool;
+/// use std::sync::Arc;
+///
+/// let pool: SyncPool<Arc<u8>> = SyncPool::new(|| Arc::new(0));
+/// ```
+///
 /// # The algorithm
 ///
 /// Shards, the victim generation and the order of the search follow Go's
@@ -91,7 +109,10 @@ impl<T: Send, F> SyncPool<T, F> {
     /// assert_eq!(pool.stats().refused, 1);
     /// assert_eq!(pool.stats().idle, 0);
     /// ```
-    pub const fn with_recycle(factory: F, recycle: fn(&mut T) -> bool) -> Self {
+    pub const fn with_recycle(factory: F, recycle: fn(&mut T) -> bool) -> Self
+    where
+        F: Fn() -> T,
+    {
         SyncPool { factory, recycle: Some(recycle), cache: Cache::new() }
     }
 

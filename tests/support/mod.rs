@@ -197,13 +197,14 @@ impl TonicServer {
         });
         let (graceful, stop) = oneshot::channel::<()>();
         let greeter = GreeterServer::new(Greeting { seen: Arc::clone(&seen), name });
-        let serving = configure(Server::builder())
-            .add_service(greeter)
-            .serve_with_incoming_shutdown(incoming, async move {
+        let serving = configure(Server::builder()).add_service(greeter).serve_with_incoming_shutdown(
+            incoming,
+            async move {
                 if stop.await.is_err() {
                     std::future::pending::<()>().await;
                 }
-            });
+            },
+        );
         runtime.spawn(serving);
         TonicServer { addr, seen, runtime: Some(runtime), graceful: Some(graceful) }
     }
@@ -289,7 +290,8 @@ impl RawServer {
                     }
                     Manner::Http1 => {
                         let _ = socket.read(&mut read).await;
-                        let _ = socket.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").await;
+                        let _ =
+                            socket.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").await;
                         kept.push(socket);
                     }
                     Manner::SettingsThenFin => {

@@ -1,0 +1,140 @@
+//! Which auto traits the public types have, and which they must not have, for objects and factories of every sort.
+//!
+//! What must not even compile (a pool of what is not `Send`) stands as `compile_fail` doctests beside the types.
+
+use std::cell::{Cell, RefCell};
+use std::panic::{RefUnwindSafe, UnwindSafe};
+use std::rc::Rc;
+
+use cenote::{OwnedPooled, Pooled, Stats, SyncPool};
+use static_assertions::{assert_impl_all, assert_not_impl_any};
+
+// Objects: by what they are themselves.
+type Plain = Vec<u8>; // all
+type Unsync = Cell<u8>; // Send, not Sync
+type UnsyncDeep = RefCell<Vec<Cell<u8>>>; // Send, not Sync
+
+// Factories. A closure has the auto traits of what it captures, and so has a box that says which.
+type Shared = Box<dyn Fn() -> Plain + Send + Sync>;
+type SendOnly = Box<dyn Fn() -> Plain + Send>;
+type Neither = Box<dyn Fn() -> Plain>;
+type Poisonless = Box<dyn Fn() -> Plain + Send + Sync + UnwindSafe + RefUnwindSafe>;
+
+// The pool: what the objects lack in `Sync` does not matter, since each has one holder at a time.
+assert_impl_all!(SyncPool<Plain>: Send, Sync, Unpin, UnwindSafe, RefUnwindSafe);
+assert_impl_all!(SyncPool<Unsync>: Send, Sync, Unpin);
+assert_impl_all!(SyncPool<UnsyncDeep>: Send, Sync, Unpin);
+assert_impl_all!(SyncPool<&'static str>: Send, Sync);
+assert_not_impl_any!(SyncPool<Plain>: Clone, Copy);
+
+// The factory is called from any thread at once.
+assert_impl_all!(SyncPool<Plain, Shared>: Send, Sync, Unpin);
+assert_impl_all!(SyncPool<Plain, Poisonless>: Send, Sync, Unpin, UnwindSafe, RefUnwindSafe);
+assert_not_impl_any!(SyncPool<Plain, Shared>: UnwindSafe, RefUnwindSafe);
+assert_impl_all!(SyncPool<Plain, SendOnly>: Send);
+assert_not_impl_any!(SyncPool<Plain, SendOnly>: Sync);
+assert_not_impl_any!(SyncPool<Plain, Neither>: Send, Sync);
+assert_not_impl_any!(SyncPool<Plain, Rc<u8>>: Send, Sync);
+
+// The guard that borrows: it shares the pool and owns the object.
+assert_impl_all!(Pooled<'static, Plain>: Send, Sync, Unpin, UnwindSafe, RefUnwindSafe);
+assert_impl_all!(Pooled<'static, Unsync>: Send, Unpin);
+assert_impl_all!(Pooled<'static, UnsyncDeep>: Send, Unpin);
+assert_not_impl_any!(Pooled<'static, Unsync>: Sync);
+assert_not_impl_any!(Pooled<'static, UnsyncDeep>: Sync);
+assert_impl_all!(Pooled<'static, Plain, Shared>: Send, Sync);
+assert_not_impl_any!(Pooled<'static, Plain, SendOnly>: Send, Sync);
+assert_not_impl_any!(Pooled<'static, Plain, Neither>: Send, Sync);
+// Two guards of one object would give it back twice.
+assert_not_impl_any!(Pooled<'static, Plain>: Clone, Copy);
+assert_not_impl_any!(Pooled<'static, u8>: Clone, Copy);
+
+// The guard that owns a share of the pool.
+assert_impl_all!(OwnedPooled<Plain>: Send, Sync, Unpin, UnwindSafe, RefUnwindSafe);
+assert_impl_all!(OwnedPooled<Unsync>: Send, Unpin);
+assert_impl_all!(OwnedPooled<UnsyncDeep>: Send, Unpin);
+assert_not_impl_any!(OwnedPooled<Unsync>: Sync);
+assert_not_impl_any!(OwnedPooled<UnsyncDeep>: Sync);
+assert_impl_all!(OwnedPooled<Plain, Shared>: Send, Sync);
+// As with any `Arc`: two owners on two threads share the factory.
+assert_not_impl_any!(OwnedPooled<Plain, SendOnly>: Send, Sync);
+assert_not_impl_any!(OwnedPooled<Plain, Neither>: Send, Sync);
+assert_not_impl_any!(OwnedPooled<Plain>: Clone, Copy);
+assert_not_impl_any!(OwnedPooled<u8>: Clone, Copy);
+
+assert_impl_all!(Stats: Send, Sync, Unpin, UnwindSafe, RefUnwindSafe, Copy);
+
+fn everywhere<T: Send + Sync + 'static>(_: &T) {}
+
+#[test]
+fn pools_and_owned_guards_with_a_closure_for_a_factory_go_everywhere() {
+    let size = 16;
+    let pool = std::sync::Arc::new(SyncPool::new(move || vec![0u8; size]));
+    everywhere(&*pool);
+    everywhere(&pool.get_owned());
+}
+
+#[test]
+fn guards_of_a_static_pool_go_everywhere() {
+    static POOL: SyncPool<Plain> = SyncPool::new(Vec::new);
+    everywhere(&POOL.get());
+}
+
+mod grpc {
+    use cenote::grpc::{
+        AlreadyInitialized, ClientConn, ClientConnBuilder, ClientPool, ClientPoolBuilder, ClientPoolStats,
+        ConnectivityState, Error, PooledConn, ResponseBody, ResponseFuture, TlsConfig,
+    };
+    use tonic::Status;
+    use tonic::body::Body;
+    use tonic::client::GrpcService;
+    use tower::Service;
+
+    use super::*;
+
+    assert_impl_all!(ClientConn: Send, Sync, Unpin, Clone, std::fmt::Debug);
+    assert_impl_all!(ClientPool: Send, Sync, Unpin, Clone, std::fmt::Debug);
+    assert_impl_all!(PooledConn<'static>: Send, Sync, Unpin, std::fmt::Debug);
+    // It can go back only once.
+    assert_not_impl_any!(PooledConn<'static>: Clone, Copy);
+    assert_impl_all!(ClientConnBuilder: Send, Sync, Clone);
+    assert_impl_all!(ClientPoolBuilder: Send, Sync, Clone);
+    assert_impl_all!(TlsConfig: Send, Sync, Clone);
+    // One error is told to all who waited for the same dial.
+    assert_impl_all!(Error: Send, Sync, Clone, std::error::Error);
+    assert_impl_all!(AlreadyInitialized: Send, Sync, std::error::Error);
+    assert_impl_all!(ConnectivityState: Send, Sync, Copy, Eq, std::hash::Hash);
+    assert_impl_all!(ClientPoolStats: Send, Sync, Copy);
+    // A call runs in a task that may move; a body may be kept anywhere.
+    assert_impl_all!(ResponseFuture: Send, Unpin);
+    assert_impl_all!(ResponseBody: Send, Unpin, Default);
+    assert_not_impl_any!(ResponseBody: Clone);
+
+    // What tonic's generated clients ask of a service, and `with_interceptor` on top of it.
+    assert_impl_all!(ClientConn: GrpcService<Body>, Service<http::Request<Body>, Error = Status>);
+    assert_impl_all!(PooledConn<'static>: GrpcService<Body>, Service<http::Request<Body>, Error = Status>);
+    assert_impl_all!(&'static mut PooledConn<'static>: GrpcService<Body>);
+    assert_impl_all!(<ClientConn as GrpcService<Body>>::ResponseBody: Default);
+
+    /// As the generated clients have it in their `impl` blocks.
+    fn a_generated_client_takes<T>(_: &T)
+    where
+        T: GrpcService<Body>,
+        <T as GrpcService<Body>>::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+        T::ResponseBody: http_body::Body<Data = bytes::Bytes> + Default + Send + 'static,
+        <T::ResponseBody as http_body::Body>::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
+        T: Service<http::Request<Body>, Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send + Sync>,
+    {
+    }
+
+    #[test]
+    fn connections_guards_and_references_to_guards_are_services_for_generated_clients() {
+        let pool = ClientPool::new("http://127.0.0.1:1").unwrap();
+        let mut guard = pool.get();
+        a_generated_client_takes(&ClientConn::new("http://127.0.0.1:1").unwrap());
+        a_generated_client_takes(&(&mut guard));
+        a_generated_client_takes(&guard);
+        everywhere(&pool);
+        everywhere(&pool.get_owned());
+    }
+}
