@@ -37,6 +37,15 @@ impl Greeter for Answering {
     ) -> Result<Response<Self::StreamHelloStream>, Status> {
         Ok(Response::new(tokio_stream::empty()))
     }
+
+    type ChatStream = tokio_stream::Empty<Result<HelloReply, Status>>;
+
+    async fn chat(
+        &self,
+        _: Request<tonic::Streaming<HelloRequest>>,
+    ) -> Result<Response<Self::ChatStream>, Status> {
+        Err(Status::unimplemented("not needed here"))
+    }
 }
 
 fn start_server() -> SocketAddr {

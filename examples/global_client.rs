@@ -70,4 +70,13 @@ impl Greeter for Greetings {
     ) -> Result<Response<Self::StreamHelloStream>, Status> {
         Err(Status::unimplemented("not needed here"))
     }
+
+    type ChatStream = tokio_stream::Empty<Result<HelloReply, Status>>;
+
+    async fn chat(
+        &self,
+        _: Request<tonic::Streaming<HelloRequest>>,
+    ) -> Result<Response<Self::ChatStream>, Status> {
+        Err(Status::unimplemented("not needed here"))
+    }
 }

@@ -5,7 +5,7 @@ mod support;
 use std::error::Error as _;
 use std::time::{Duration, Instant};
 
-use cenote::grpc::{Backoff, CallPhase, ClientConn, ConnectivityState, DialPhase, Error};
+use cenote::grpc::{Backoff, CallPhase, ClientConn, ConnectivityState, DialPhase, Error, Keepalive};
 use cenote_proto::StreamHelloRequest;
 use cenote_proto::greeter_client::GreeterClient;
 use support::*;
@@ -238,6 +238,27 @@ async fn reset_connect_backoff_ends_the_pause() {
 }
 
 #[tokio::test]
+async fn a_retry_that_is_asked_for_as_soon_as_the_failure_is_seen_is_not_lost() {
+    for _ in 0..20 {
+        let server = RawServer::start(Manner::Fin).await;
+        let conn = patient(&server.target());
+        conn.connect();
+        let watcher = {
+            let conn = conn.clone();
+            // A thread of its own: as quick after the news as can be.
+            std::thread::spawn(move || {
+                while conn.state() != ConnectivityState::TransientFailure {
+                    std::hint::spin_loop();
+                }
+                conn.reset_connect_backoff();
+            })
+        };
+        eventually_async("a second attempt, an hour early", || server.accepted() == 2).await;
+        watcher.join().unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_goaway_makes_it_idle_at_once_and_open_streams_complete() {
     let mut server = TonicServer::start();
     let conn = connection_to(&server.target());
@@ -363,6 +384,39 @@ async fn a_call_or_stream_that_is_dropped_midway_is_cancelled_at_the_server_and_
     client.say_hello(hello("ada")).await.unwrap();
     assert_eq!(seen.accepted(), 1);
     assert_eq!(conn.state(), ConnectivityState::Ready);
+}
+
+#[tokio::test]
+async fn a_dropped_response_cancels_a_call_whose_client_is_still_sending() {
+    let server = TonicServer::start();
+    let seen = std::sync::Arc::clone(&server.seen);
+    let conn = connection_to(&server.target());
+    let mut client = GreeterClient::new(conn.clone());
+    let (send, names) = tokio::sync::mpsc::channel(1);
+    let names = tokio_stream::wrappers::ReceiverStream::new(names);
+    send.send(hello("ada")).await.unwrap();
+    let mut replies = client.chat(names).await.unwrap().into_inner();
+    assert_eq!(replies.message().await.unwrap().unwrap().message, "hello, ada");
+    assert_eq!(seen.chats_over.load(std::sync::atomic::Ordering::SeqCst), 0);
+    drop(replies);
+    // `send` is here: only a reset can have ended it.
+    let over = || seen.chats_over.load(std::sync::atomic::Ordering::SeqCst) == 1;
+    eventually_async("the server sees the reset", over).await;
+    tokio::time::timeout(Duration::from_secs(10), send.closed()).await.expect("the names are let go");
+    client.say_hello(hello("ada")).await.unwrap();
+    assert_eq!(seen.accepted(), 1);
+}
+
+#[tokio::test]
+async fn a_call_in_both_directions_runs_to_its_end() {
+    let server = TonicServer::start();
+    let mut client = GreeterClient::new(connection_to(&server.target()));
+    let names = tokio_stream::iter((0..100).map(|i| hello(&i.to_string())));
+    let mut replies = client.chat(names).await.unwrap().into_inner();
+    for i in 0..100 {
+        assert_eq!(replies.message().await.unwrap().unwrap().message, format!("hello, {i}"));
+    }
+    assert!(replies.message().await.unwrap().is_none());
 }
 
 #[tokio::test]
@@ -673,11 +727,25 @@ mod tls {
 
 // ── bad input ──
 
+#[tokio::test]
+async fn options_beyond_what_a_clock_can_count_are_as_good_as_never() {
+    let server = TonicServer::start();
+    let keepalive = Keepalive { timeout: Duration::MAX, while_idle: true, ..Keepalive::every(Duration::MAX) };
+    let conn = ClientConn::builder(server.target())
+        .keepalive(keepalive)
+        .connect_timeout(Duration::MAX)
+        .idle_timeout(Duration::MAX)
+        .build()
+        .unwrap();
+    let request = with_timeout(hello("ada"), Duration::from_secs(99_999_999 * 3600));
+    GreeterClient::new(conn).say_hello(request).await.unwrap();
+}
+
 #[test]
 fn bad_options_are_typed_errors_that_name_the_option() {
     let builder = || ClientConn::builder("http://127.0.0.1:1");
     let backoff = Backoff::default();
-    let keepalive = cenote::grpc::Keepalive::every(Duration::from_secs(1));
+    let keepalive = Keepalive::every(Duration::from_secs(1));
     let failures = [
         (builder().connect_timeout(Duration::ZERO), "connect_timeout"),
         (builder().idle_timeout(Duration::ZERO), "idle_timeout"),

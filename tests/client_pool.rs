@@ -335,6 +335,23 @@ async fn at_the_limit_a_neighbours_broken_connection_is_not_closed_under_its_hol
     assert_accounted(&pool.stats());
 }
 
+#[test]
+fn at_the_limit_the_pool_holds_one_handle_of_a_connection() {
+    let pool = ClientPool::builder("http://127.0.0.1:1").max_connections(1).build().unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..2000 {
+                    drop(pool.get());
+                }
+            });
+        }
+    });
+    let stats = pool.stats();
+    assert_eq!((stats.idle, stats.alive), (1, 1), "{stats:?}");
+    assert_accounted(&stats);
+}
+
 #[tokio::test]
 async fn at_the_limit_a_closed_connection_makes_room_for_another() {
     let server = TonicServer::start();
@@ -464,6 +481,116 @@ async fn a_call_that_is_dropped_at_the_gate_leaves_it_open_for_the_next() {
         conn.close();
         eventually_async("the attempt began", || server.accepted() == dials).await;
     }
+}
+
+#[tokio::test]
+async fn a_connection_that_is_closed_while_it_dials_is_no_outcome_for_those_who_wait() {
+    let server = RawServer::start(Manner::Mute).await;
+    let pool =
+        ClientPool::builder(server.target()).connect_timeout(Duration::from_secs(600)).build().unwrap();
+    let call = |conn: PooledConn<'static>| {
+        tokio::spawn(async move { GreeterClient::new(conn).say_hello(hello("ada")).await })
+    };
+    let first = pool.get_owned();
+    let handle = (*first).clone();
+    let (first, second) = (call(first), {
+        eventually_async("the first dials", || server.accepted() == 1).await;
+        call(pool.get_owned())
+    });
+    tokio::task::yield_now().await;
+    handle.close();
+    assert!(matches!(cause(&first.await.unwrap().unwrap_err()), Error::Closed));
+    eventually_async("the second dials itself", || server.accepted() == 2).await;
+    assert!(!second.is_finished());
+    assert_eq!(pool.stats().failed_dials, 0);
+}
+
+#[test]
+fn a_dial_on_a_runtime_that_nobody_drives_bars_the_way_for_a_second_only() {
+    let elsewhere =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let mute = elsewhere.block_on(RawServer::start(Manner::Mute));
+    let pool =
+        ClientPool::builder(mute.target()).connect_timeout(Duration::from_millis(300)).build().unwrap();
+    let still = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    still.block_on(async {
+        let conn = pool.get_owned();
+        tokio::spawn(async move { GreeterClient::new(conn).say_hello(hello("ada")).await });
+        eventually_async("the first dials", || mute.accepted() == 1).await;
+    });
+    // From here on its clock stands still, and so does the attempt.
+    let conn = pool.get_owned();
+    let start = Instant::now();
+    let status = elsewhere.block_on(GreeterClient::new(conn).say_hello(hello("ada"))).unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    assert_eq!(mute.accepted(), 2);
+    assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn a_call_that_waits_when_its_connection_is_discarded_is_told_why_the_dial_failed() {
+    let server = TonicServer::start();
+    let pool = ClientPool::new(server.target()).unwrap();
+    let mut guard = pool.get();
+    GreeterClient::new(&mut guard).say_hello(hello("ada")).await.unwrap();
+    let _addr = server.kill();
+    until_lost(&guard).await;
+    GreeterClient::new(&mut guard).say_hello(hello("ada")).await.unwrap_err();
+    assert_eq!(guard.state(), ConnectivityState::TransientFailure);
+    let mut outliving = GreeterClient::new((*guard).clone());
+    let call = tokio::spawn(async move { outliving.say_hello(hello("ada")).await });
+    tokio::task::yield_now().await;
+    drop(guard);
+    let status = call.await.unwrap().unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    assert!(matches!(cause(&status), Error::Dial { .. }), "{status:?}");
+}
+
+#[tokio::test]
+async fn at_the_limit_waiting_calls_get_the_outcome_of_the_attempt_whoever_else_gets() {
+    let pool = ClientPool::builder(refused_target()).max_connections(1).build().unwrap();
+    let getting = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let getter = {
+        let (pool, getting) = (pool.clone(), Arc::clone(&getting));
+        std::thread::spawn(move || {
+            while getting.load(Ordering::Relaxed) {
+                drop(pool.get());
+            }
+        })
+    };
+    for _ in 0..5 {
+        let status = GreeterClient::new(pool.get()).say_hello(hello("ada")).await.unwrap_err();
+        assert!(status.message().contains("refused"), "{status:?}");
+    }
+    getting.store(false, Ordering::Relaxed);
+    getter.join().unwrap();
+    assert_accounted(&pool.stats());
+}
+
+#[tokio::test]
+async fn close_also_cuts_calls_on_connections_that_were_discarded() {
+    let mut server = TonicServer::start();
+    let pool = ClientPool::new(server.target()).unwrap();
+    let mut guard = pool.get();
+    let request = StreamHelloRequest { name: "ada".to_owned(), count: u32::MAX, pause_ms: 1 };
+    let mut stream = GreeterClient::new(&mut guard).stream_hello(request).await.unwrap().into_inner();
+    stream.message().await.unwrap();
+    server.shut_down_gracefully();
+    until_lost(&guard).await;
+    while guard.state() != ConnectivityState::TransientFailure {
+        GreeterClient::new(&mut guard).say_hello(hello("ada")).await.unwrap_err();
+    }
+    drop(guard);
+    assert_eq!(pool.stats().discarded.put_transient_failure, 1);
+    stream.message().await.unwrap().expect("a discard cuts no running call");
+    pool.close();
+    let status = loop {
+        match stream.message().await {
+            Ok(message) => assert!(message.is_some()),
+            Err(status) => break status,
+        }
+    };
+    assert!(matches!(cause(&status), Error::Closed), "{status:?}");
 }
 
 // ── runtimes, input, printing ──

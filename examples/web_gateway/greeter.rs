@@ -75,4 +75,13 @@ impl greeter_server::Greeter for Greetings {
     ) -> Result<Response<Self::StreamHelloStream>, Status> {
         Err(Status::unimplemented("the gateway has no use for it"))
     }
+
+    type ChatStream = tokio_stream::Empty<Result<HelloReply, Status>>;
+
+    async fn chat(
+        &self,
+        _: Request<tonic::Streaming<HelloRequest>>,
+    ) -> Result<Response<Self::ChatStream>, Status> {
+        Err(Status::unimplemented("not needed here"))
+    }
 }

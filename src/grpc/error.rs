@@ -104,7 +104,7 @@ pub enum TargetError {
     InvalidPort {
         /// As it was given.
         port: String,
-        /// `None` for port 0.
+        /// `None` for port 0 and for one with a sign.
         source: Option<ParseIntError>,
     },
     /// Not the form `host` or `host:port`.

@@ -35,6 +35,8 @@ struct Members {
     /// Connections that are not shut down. An entry is removed by its connection, so it points at nothing only
     /// while that is on its way.
     list: BTreeMap<u64, Member>,
+    /// Connections that are shut down, but not gone: calls may run on their old sockets, and `close` cuts those, too.
+    shut_down: BTreeMap<u64, Weak<Shared>>,
     last_id: u64,
     /// The member that was shared last; the next in turn is shared next.
     cursor: u64,
@@ -43,8 +45,20 @@ struct Members {
 
 struct Member {
     conn: Weak<Shared>,
-    /// How many have it out of the pool; kept only where the pool is limited, as only there it can be many.
+    /// How many have it out of the pool. This and `stocked` are kept only where the pool is limited: only there it can
+    /// be more than one.
     out: usize,
+    /// Whether the stock has a handle of it. (Ageing may have dropped that since.)
+    stocked: bool,
+}
+
+/// What becomes of a connection that comes back.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Return {
+    Keep,
+    Discard,
+    /// Others still have it, or the stock does.
+    LetGo,
 }
 
 /// Events, each counted where it happens. Relaxed throughout: they are read for reports, nothing follows from
@@ -52,6 +66,10 @@ struct Member {
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) made: AtomicU64,
+    /// Made, and neither discarded nor released. Counted by itself, so that the sum can be checked.
+    pub(crate) alive: AtomicUsize,
+    /// Taken out of the stock, and not handed out.
+    pub(crate) passed_over: AtomicU64,
     pub(crate) shared: AtomicU64,
     pub(crate) released: AtomicU64,
     pub(crate) dials: AtomicU64,
@@ -70,6 +88,10 @@ pub(crate) fn read(counter: &AtomicU64) -> u64 {
 }
 
 impl Counters {
+    pub(crate) fn alive(&self) -> usize {
+        self.alive.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn open(&self) -> usize {
         self.open.load(Ordering::Relaxed)
     }
@@ -135,14 +157,25 @@ impl Group {
         members.last_id += 1;
         let id = members.last_id;
         let shared = make(id, members.closed);
-        members.list.insert(id, Member { conn: Arc::downgrade(&shared), out: 1 });
+        members.list.insert(id, Member { conn: Arc::downgrade(&shared), out: 1, stocked: false });
         bump(&self.counters.made);
+        self.counters.alive.fetch_add(1, Ordering::Relaxed);
         Some(ClientConn::from_shared(shared))
     }
 
-    /// The member is shut down or dropped: it no longer counts against the limit.
-    pub(crate) fn leave(&self, id: u64) {
-        self.members.lock().list.remove(&id);
+    /// The member is shut down: it no longer counts against the limit.
+    pub(crate) fn shut_down(&self, id: u64) {
+        let mut members = self.members.lock();
+        if let Some(member) = members.list.remove(&id) {
+            members.shut_down.insert(id, member.conn);
+        }
+    }
+
+    /// The member is gone.
+    pub(crate) fn forget(&self, id: u64) {
+        let mut members = self.members.lock();
+        members.list.remove(&id);
+        members.shut_down.remove(&id);
     }
 
     /// The member left the pool's stock for one more caller.
@@ -150,36 +183,46 @@ impl Group {
         if self.limit.is_some()
             && let Some(member) = self.members.lock().list.get_mut(&id)
         {
+            member.stocked = false;
             member.out += 1;
         }
     }
 
-    /// A caller gives the member back; whether it was the last to have it. If so and it is `broken`, it is
-    /// handed to nobody any more.
+    /// A caller gives the member back. One that is broken is discarded by the last who had it, and from then on
+    /// handed to nobody.
     ///
     /// More may come back than went out, when a user puts clones.
-    pub(crate) fn check_in(&self, id: u64, broken: bool) -> bool {
-        self.return_some(id, 1, broken)
+    pub(crate) fn check_in(&self, id: u64, broken: bool) -> Return {
+        self.give_back(id, 1, broken)
     }
 
-    /// The member was found broken in the pool's stock; whether nobody else has it. If so, it is handed to nobody
-    /// any more.
-    pub(crate) fn is_unused(&self, id: u64) -> bool {
-        self.return_some(id, 0, true)
+    /// The member was found broken in the pool's stock.
+    pub(crate) fn found_broken(&self, id: u64) -> Return {
+        self.give_back(id, 0, true)
     }
 
-    fn return_some(&self, id: u64, returned: usize, broken: bool) -> bool {
+    fn give_back(&self, id: u64, returned: usize, broken: bool) -> Return {
+        let sound = if broken { Return::Discard } else { Return::Keep };
         if self.limit.is_none() {
-            return true;
+            return sound;
         }
         let mut members = self.members.lock();
-        let Some(member) = members.list.get_mut(&id) else { return true };
+        let Some(member) = members.list.get_mut(&id) else { return sound };
         member.out = member.out.saturating_sub(returned);
-        let last = member.out == 0;
-        if last && broken {
-            members.list.remove(&id);
+        if returned == 0 {
+            member.stocked = false;
         }
-        last
+        if member.out > 0 || (member.stocked && !broken) {
+            return Return::LetGo;
+        }
+        match broken {
+            true => {
+                let member = members.list.remove(&id);
+                members.shut_down.extend(member.map(|member| (id, member.conn)));
+            }
+            false => member.stocked = true,
+        }
+        sound
     }
 
     /// Another member each time, in turn, checked out.
@@ -209,11 +252,7 @@ impl Group {
     pub(crate) fn close(&self) -> Vec<ClientConn> {
         let mut members = self.members.lock();
         members.closed = true;
-        members
-            .list
-            .values()
-            .filter_map(|member| member.conn.upgrade())
-            .map(ClientConn::from_shared)
-            .collect()
+        let conns = members.list.values().map(|member| &member.conn).chain(members.shut_down.values());
+        conns.filter_map(Weak::upgrade).map(ClientConn::from_shared).collect()
     }
 }

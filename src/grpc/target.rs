@@ -104,6 +104,10 @@ fn parse_tcp(text: &str, default_port: Option<u16>) -> Result<(Authority, Endpoi
 
 fn parse_port(text: &str) -> Result<u16, TargetError> {
     match text.parse::<u16>() {
+        // The parser takes a sign; a port has none.
+        Ok(_) if text.starts_with('+') => {
+            Err(TargetError::InvalidPort { port: text.to_owned(), source: None })
+        }
         Ok(0) => Err(TargetError::InvalidPort { port: text.to_owned(), source: None }),
         Ok(port) => Ok(port),
         Err(source) => Err(TargetError::InvalidPort { port: text.to_owned(), source: Some(source) }),
@@ -115,7 +119,7 @@ fn parse_unix(text: &str) -> Result<Target, TargetError> {
     if !cfg!(unix) {
         return Err(TargetError::Unsupported("a Unix socket"));
     }
-    let path = text.trim_start_matches("unix:");
+    let path = text.strip_prefix("unix:").unwrap_or(text);
     let path = match path.strip_prefix("//") {
         Some(absolute) if absolute.starts_with('/') => absolute,
         Some(_) => return Err(TargetError::Unsupported("a host before a socket's path")),
@@ -210,6 +214,7 @@ mod tests {
                 other => panic!("{port}: {other:?}"),
             }
         }
+        assert!(matches!(problem("h:+80"), TargetError::InvalidPort { source: None, .. }));
         assert!(matches!(problem("h:0"), TargetError::InvalidPort { source: None, .. }));
     }
 }

@@ -65,6 +65,12 @@ struct Depot<T> {
     counts: Stats,
 }
 
+/// Objects on their way from one place to another, which ages none of them and makes none young: only being used does.
+struct Batch<T> {
+    objects: Vec<T>,
+    victims: bool,
+}
+
 impl<T> Stock<T> {
     const fn new() -> Self {
         Stock { fresh: Vec::new(), victim: Vec::new(), counts: ZERO }
@@ -77,10 +83,17 @@ impl<T> Stock<T> {
     }
 
     /// Half of one generation, the older objects, at least one where there is any.
-    fn give_half(&mut self) -> Option<Vec<T>> {
-        let from = if self.fresh.is_empty() { &mut self.victim } else { &mut self.fresh };
+    fn give_half(&mut self) -> Option<Batch<T>> {
+        let victims = self.fresh.is_empty();
+        let from = if victims { &mut self.victim } else { &mut self.fresh };
         let half = from.len().div_ceil(2).min(BATCH);
-        (half > 0).then(|| from.drain(..half).collect())
+        (half > 0).then(|| Batch { objects: from.drain(..half).collect(), victims })
+    }
+
+    /// Takes objects in, as young or old as they are.
+    fn take_in(&mut self, mut batch: Batch<T>) {
+        let to = if batch.victims { &mut self.victim } else { &mut self.fresh };
+        to.append(&mut batch.objects);
     }
 
     fn snapshot(&self) -> Stats {
@@ -132,14 +145,14 @@ impl<T: Send> Cache<T> {
             Some(batch) => (batch, 0),
             None => (self.steal()?, 1),
         };
-        let object = batch.pop()?;
+        let object = batch.objects.pop()?;
         match self.own() {
             Some(mut own) => {
                 own.counts.hits += 1;
                 own.counts.stolen += stolen;
                 // Only this thread adds to its stock, it was empty, and no code of a user has run since: a
                 // batch fits.
-                own.fresh.append(&mut batch);
+                own.take_in(batch);
             }
             None => {
                 let mut depot = self.depot.lock();
@@ -152,19 +165,22 @@ impl<T: Send> Cache<T> {
         Some(object)
     }
 
-    fn take_from_depot(&self) -> Option<Vec<T>> {
+    fn take_from_depot(&self) -> Option<Batch<T>> {
         let mut depot = self.depot.lock();
-        depot.fresh.pop().or_else(|| depot.victim.pop())
+        let fresh = depot.fresh.pop().map(|objects| Batch { objects, victims: false });
+        fresh.or_else(|| depot.victim.pop().map(|objects| Batch { objects, victims: true }))
     }
 
-    fn give_to_depot(&self, batch: Vec<T>) {
-        if !batch.is_empty() {
-            self.depot.lock().fresh.push(batch);
+    fn give_to_depot(&self, batch: Batch<T>) {
+        if !batch.objects.is_empty() {
+            let mut depot = self.depot.lock();
+            let generation = if batch.victims { &mut depot.victim } else { &mut depot.fresh };
+            generation.push(batch.objects);
         }
     }
 
     /// Half of what another thread holds. A stock that is locked is passed by.
-    fn steal(&self) -> Option<Vec<T>> {
+    fn steal(&self) -> Option<Batch<T>> {
         self.shards.iter().find_map(|shard| shard.try_lock()?.give_half())
     }
 
@@ -177,7 +193,7 @@ impl<T: Send> Cache<T> {
             own.fresh.push(object);
             return;
         }
-        let batch: Vec<T> = own.fresh.drain(..BATCH).collect();
+        let batch = Batch { objects: own.fresh.drain(..BATCH).collect(), victims: false };
         own.fresh.push(object);
         drop(own);
         self.give_to_depot(batch);

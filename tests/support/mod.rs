@@ -24,6 +24,8 @@ pub struct Seen {
     pub calls: AtomicUsize,
     /// Handlers that were dropped before they answered: the client reset the stream.
     pub cancelled: AtomicUsize,
+    /// Clients that have no more to say in a chat, or whose stream was reset.
+    pub chats_over: AtomicUsize,
 }
 
 impl Seen {
@@ -100,6 +102,28 @@ impl Greeter for Greeting {
                 }
             }
             unanswered.0 = None;
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receive))))
+    }
+
+    type ChatStream = Self::StreamHelloStream;
+
+    async fn chat(
+        &self,
+        request: Request<tonic::Streaming<HelloRequest>>,
+    ) -> Result<Response<Self::ChatStream>, Status> {
+        self.seen.calls.fetch_add(1, Ordering::SeqCst);
+        let mut names = request.into_inner();
+        let (send, receive) = tokio::sync::mpsc::channel(1);
+        let seen = Arc::clone(&self.seen);
+        tokio::spawn(async move {
+            // tonic tells a server of the client's reset as it does of the client's last word.
+            while let Ok(Some(HelloRequest { name, .. })) = names.message().await {
+                if send.send(Ok(HelloReply { message: format!("hello, {name}") })).await.is_err() {
+                    break;
+                }
+            }
+            seen.chats_over.fetch_add(1, Ordering::SeqCst);
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receive))))
     }

@@ -65,3 +65,19 @@ fn dropping_the_pool_drops_what_it_holds() {
     drop(pool);
     assert_eq!(census.alive(), 0);
 }
+
+#[test]
+fn what_travels_with_a_used_object_does_not_grow_young_with_it() {
+    let census = Census::new();
+    let pool = SyncPool::new(|| census.object());
+    thread::scope(|s| {
+        // More than a thread keeps to itself, so that some lie with the thread and some in the depot.
+        s.spawn(|| (0..100).for_each(|_| pool.put(census.object()))).join().unwrap();
+        pool.age();
+        // One is fetched here, by whatever batch it comes in; the other 99 are untouched.
+        let used = s.spawn(|| pool.take()).join().unwrap();
+        pool.age();
+        assert_eq!((census.dropped(), pool.stats().aged), (99, 99));
+        drop(used);
+    });
+}

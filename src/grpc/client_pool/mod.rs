@@ -21,7 +21,7 @@ use super::config::{Backoff, Options, Settings, connection_options};
 use super::conn::shared::Shared;
 use super::conn::{ClientConn, ConnectivityState};
 use super::error::Error;
-use super::group::{Group, bump};
+use super::group::{Group, Return, bump};
 use super::trace::trace_event;
 use crate::primitive::Arc;
 use crate::sync_pool::SyncPool;
@@ -132,16 +132,15 @@ impl ClientPool {
         let Inner { stock, group, .. } = &*self.inner;
         let Some(id) = conn.shared.number_in(group) else { return };
         let state = conn.state();
-        if !group.check_in(id, !state.is_usable()) {
-            return; // another caller still has it, and will give it back
-        }
-        if state.is_usable() {
-            stock.put(conn);
-            if group.is_closed() {
-                stock.clear();
+        match group.check_in(id, !state.is_usable()) {
+            Return::LetGo => {}
+            Return::Discard => self.discard(&conn, When::Put, state),
+            Return::Keep => {
+                stock.put(conn);
+                if group.is_closed() {
+                    stock.clear();
+                }
             }
-        } else {
-            self.discard(&conn, When::Put, state);
         }
     }
 
@@ -155,7 +154,8 @@ impl ClientPool {
                     group.check_out(id);
                     return (conn, state);
                 }
-                if group.is_unused(id) {
+                bump(&group.counters.passed_over);
+                if group.found_broken(id) == Return::Discard {
                     self.discard(&conn, When::Get, state);
                 }
                 continue;
@@ -183,7 +183,7 @@ impl ClientPool {
         for _ in 0..group.members() {
             let (id, conn) = group.share_next()?;
             match conn.state() {
-                ConnectivityState::Shutdown => group.leave(id),
+                ConnectivityState::Shutdown => group.shut_down(id),
                 ConnectivityState::TransientFailure if failing.is_none() => failing = Some(conn),
                 ConnectivityState::TransientFailure => self.put(conn),
                 state => {
@@ -229,7 +229,8 @@ impl ClientPool {
         self.inner.stock.clear();
     }
 
-    /// Closes every connection of the pool, also those that callers have: their calls break off with [`Error::Closed`]. Those
+    /// Closes every connection of the pool, also those that callers have, and those discarded ones on which calls still
+    /// run: their calls break off with [`Error::Closed`]. Those
     /// that `get` hands out from now on fail every call with it. Does not wait.
     pub fn close(&self) {
         for conn in self.inner.group.close() {

@@ -5,7 +5,8 @@ use crate::stats::Stats;
 
 /// What a [`ClientPool`](super::ClientPool) has done so far, and what it has now.
 ///
-/// Every connection is accounted for: `made == discarded.total() + released + alive`.
+/// Every connection is accounted for: while no other thread is inside the pool,
+/// `made == discarded.total() + released + alive`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ClientPoolStats {
@@ -61,15 +62,13 @@ impl ClientPoolStats {
             counters.discards.each_ref().map(read);
         let discarded = Discards { get_transient_failure, get_shutdown, put_transient_failure, put_shutdown };
         let released = read(&counters.released);
-        // Read after the ends, so that a connection made and ended in between does not make it negative.
-        let made = read(&counters.made);
         ClientPoolStats {
-            made,
-            reused: stock.hits.saturating_sub(get_transient_failure + get_shutdown),
+            made: read(&counters.made),
+            reused: stock.hits.saturating_sub(read(&counters.passed_over)),
             shared: read(&counters.shared),
             discarded,
             released,
-            alive: made.saturating_sub(discarded.total() + released),
+            alive: counters.alive() as u64,
             idle: stock.idle,
             open: counters.open(),
             peak_open: counters.peak_open(),

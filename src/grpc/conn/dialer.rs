@@ -8,12 +8,12 @@ use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
-use tonic::body::Body;
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::backoff::Pauses;
 use super::gate::Entry;
+use super::request_body::RequestBody;
 use super::shared::{News, Shared, Transport};
 use super::state::ConnectivityState;
 use super::tap::{Link, LinkPhase, Tap};
@@ -31,7 +31,13 @@ const ATTEMPT: Duration = Duration::from_secs(20);
 /// How long hyper may take to say goodbye on a socket that nobody wants any more, before it is cut.
 const LINGER: Duration = Duration::from_secs(1);
 
-type HyperConnection = http2::Connection<TokioIo<Tap<BoxedIo>>, Body, TokioExecutor>;
+/// The least that one of several addresses may take to answer.
+const LEAST_SHARE: Duration = Duration::from_secs(2);
+
+/// What is longer is as good as for ever, and more may be more than the clock can count.
+const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+type HyperConnection = http2::Connection<TokioIo<Tap<BoxedIo>>, RequestBody, TokioExecutor>;
 
 trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
@@ -61,11 +67,15 @@ pub(super) fn run(owner: &Arc<Shared>, settings: Arc<Settings>) -> impl Future<O
                             Err(error) => error,
                         };
                         let Some(owner) = guard.owner.upgrade() else { return };
+                        // Before the failure is told: who hears of it and asks for a retry at once is heard.
+                        let retry_now = retry_now.notified();
+                        tokio::pin!(retry_now);
+                        retry_now.as_mut().enable();
                         owner.dial_failed(error, true);
                         drop(owner);
                         tokio::select! {
                             () = sleep(pause) => {}
-                            () = retry_now.notified() => pauses.reset(),
+                            () = retry_now => pauses.reset(),
                         }
                     }
                 }
@@ -86,16 +96,26 @@ async fn dial_through_gate(
     group: &Arc<Group>,
     news: watch::Receiver<News>,
 ) {
-    let error = match group.gate.enter().await {
-        Entry::Failed(error) => error,
-        Entry::Turn(turn) => match attempt(&guard.owner, settings, Some(group), Duration::ZERO, news).await {
-            Ok(()) => {
-                turn.succeeded();
-                return guard.finish();
-            }
-            Err(error) => {
-                turn.failed(error.clone());
-                error
+    let error = match socket_place(settings, group).await {
+        Err(error) => error,
+        Ok(place) => match group.gate.enter().await {
+            Entry::Failed(error) => error,
+            Entry::Turn(turn) => {
+                let pooled = Pooled { group, place };
+                let result = attempt(&guard.owner, settings, Some(pooled), Duration::ZERO, news).await;
+                match result {
+                    Ok(()) => {
+                        turn.succeeded();
+                        return guard.finish();
+                    }
+                    // Closed on this side meanwhile: that says nothing of the server, so the turn is not settled.
+                    Err(_) if !guard.owner.upgrade().is_some_and(|owner| owner.is_open()) => return,
+                    Err(error) => {
+                        bump(&group.counters.failed_dials);
+                        turn.failed(error.clone());
+                        error
+                    }
+                }
             }
         },
     };
@@ -103,6 +123,30 @@ async fn dial_through_gate(
         owner.dial_failed(error, false);
         guard.finish();
     }
+}
+
+/// Before the gate, so that who waits for a place holds no turn: it is free at once, but for the moment in which a closed
+/// socket goes, or where somebody holds on to a connection that is not his.
+async fn socket_place(
+    settings: &Settings,
+    group: &Arc<Group>,
+) -> Result<Option<OwnedSemaphorePermit>, Error> {
+    let budget = settings.connect_timeout.unwrap_or(ATTEMPT);
+    timeout(budget, group.socket_place()).await.map_err(|_| Error::Dial {
+        target: Arc::clone(&settings.target.text),
+        phase: DialPhase::Connect,
+        source: Arc::new(timed_out(format!("no socket of max_connections was free within {budget:?}"))),
+    })
+}
+
+fn timed_out(what: String) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, what)
+}
+
+/// What a connection of a pool brings to its attempt.
+struct Pooled<'a> {
+    group: &'a Arc<Group>,
+    place: Option<OwnedSemaphorePermit>,
 }
 
 /// Leaves the connection Idle if the dial task ends without an outcome.
@@ -155,14 +199,13 @@ impl Progress {
 async fn attempt(
     owner: &Weak<Shared>,
     settings: &Arc<Settings>,
-    group: Option<&Arc<Group>>,
+    pooled: Option<Pooled<'_>>,
     backoff: Duration,
     news: watch::Receiver<News>,
 ) -> Result<(), Error> {
-    // Taken before the clock starts: it is free, but for the moment in which a closed socket goes.
-    let place = match group {
-        Some(group) => group.socket_place().await,
-        None => None,
+    let (group, place) = match pooled {
+        Some(Pooled { group, place }) => (Some(group), place),
+        None => (None, None),
     };
     let link = owner.upgrade().ok_or(Error::Closed)?.new_link(place);
     if let Some(group) = group {
@@ -172,31 +215,28 @@ async fn attempt(
     let cut = KillOnDrop(Some(Arc::clone(&link)));
     let progress = Progress(AtomicU8::new(DialPhase::Resolve as u8));
     let budget = settings.connect_timeout.unwrap_or_else(|| ATTEMPT.max(backoff));
-    let result = match timeout(budget, establish(settings, group, &link, &progress)).await {
+    let deadline = Instant::now() + budget.min(YEAR);
+    let result = match timeout_at(deadline, establish(settings, group, &link, &progress, deadline)).await {
         Ok(result) => result,
-        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("not done after {budget:?}")).into()),
+        Err(_) => Err(timed_out(format!("not done after {budget:?}")).into()),
     };
-    let error = match result {
+    match result {
         Ok((send, conn)) => {
             let owner = owner.upgrade().ok_or(Error::Closed)?;
             match owner.connected(Transport { send, link: Arc::clone(&link) }) {
                 Ok(()) => {
                     cut.disarm();
                     tokio::spawn(drive(conn, link, settings.idle_timeout, news));
-                    return Ok(());
+                    Ok(())
                 }
-                Err(error) => error,
+                Err(error) => Err(error),
             }
         }
         Err(source) => {
             let target = Arc::clone(&settings.target.text);
-            Error::Dial { target, phase: progress.phase(), source: Arc::from(source) }
+            Err(Error::Dial { target, phase: progress.phase(), source: Arc::from(source) })
         }
-    };
-    if let Some(group) = group {
-        bump(&group.counters.failed_dials);
     }
-    Err(error)
 }
 
 struct KillOnDrop(Option<Arc<Link>>);
@@ -222,15 +262,16 @@ async fn establish(
     group: Option<&Arc<Group>>,
     link: &Arc<Link>,
     progress: &Progress,
-) -> Result<(SendRequest<Body>, Pin<Box<HyperConnection>>), BoxError> {
-    let io = connect(settings, progress).await?;
+    deadline: Instant,
+) -> Result<(SendRequest<RequestBody>, Pin<Box<HyperConnection>>), BoxError> {
+    let io = connect(settings, progress, deadline).await?;
     progress.at(DialPhase::Settings);
     let tap = Tap::new(io, Arc::clone(link), group.map(OpenSocket::new));
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder.timer(TokioTimer::new());
     if let Some(keepalive) = settings.keepalive {
-        builder.keep_alive_interval(keepalive.interval);
-        builder.keep_alive_timeout(keepalive.timeout);
+        builder.keep_alive_interval(keepalive.interval.min(YEAR));
+        builder.keep_alive_timeout(keepalive.timeout.min(YEAR));
         builder.keep_alive_while_idle(keepalive.while_idle);
     }
     let (send, conn) = builder.handshake(TokioIo::new(tap)).await?;
@@ -247,14 +288,15 @@ async fn establish(
     match phase {
         LinkPhase::Open => Ok((send, conn)),
         LinkPhase::Draining => Err("the server sent GOAWAY at once".into()),
+        // Ended or closed.
         _ => Err(link.why_closed().into()),
     }
 }
 
 /// A connected stream, TLS included.
-async fn connect(settings: &Settings, progress: &Progress) -> Result<BoxedIo, BoxError> {
+async fn connect(settings: &Settings, progress: &Progress, deadline: Instant) -> Result<BoxedIo, BoxError> {
     let io: BoxedIo = match &settings.target.endpoint {
-        Endpoint::Tcp { host, port } => Box::new(connect_tcp(host, *port, progress).await?),
+        Endpoint::Tcp { host, port } => Box::new(connect_tcp(host, *port, progress, deadline).await?),
         #[cfg(unix)]
         Endpoint::Unix(path) => {
             progress.at(DialPhase::Connect);
@@ -272,18 +314,22 @@ async fn connect(settings: &Settings, progress: &Progress) -> Result<BoxedIo, Bo
     }
 }
 
-/// The addresses in the resolver's order; the error is the last one's.
-async fn connect_tcp(host: &str, port: u16, progress: &Progress) -> io::Result<TcpStream> {
-    let addresses = tokio::net::lookup_host((host, port)).await?;
+/// The addresses in the resolver's order; the error is the last one's. Each may take its share of the time that is
+/// left, so that one that swallows packets does not keep the others from being tried.
+async fn connect_tcp(host: &str, port: u16, progress: &Progress, deadline: Instant) -> io::Result<TcpStream> {
+    let addresses: Vec<_> = tokio::net::lookup_host((host, port)).await?.collect();
     progress.at(DialPhase::Connect);
     let mut last = None;
-    for address in addresses {
-        match TcpStream::connect(address).await {
-            Ok(stream) => {
-                // gRPC writes whole messages: Nagle's algorithm would only hold them back.
-                stream.set_nodelay(true)?;
-                return Ok(stream);
-            }
+    for (tried, address) in addresses.iter().enumerate() {
+        let left = (addresses.len() - tried) as u32;
+        let share = (deadline.saturating_duration_since(Instant::now()) / left).max(LEAST_SHARE);
+        let connected = match timeout(share, TcpStream::connect(address)).await {
+            Ok(connected) => connected,
+            Err(_) => Err(timed_out(format!("{address} did not answer within {share:?}"))),
+        };
+        // gRPC writes whole messages: Nagle's algorithm would only hold them back.
+        match connected.and_then(|stream| stream.set_nodelay(true).map(|()| stream)) {
+            Ok(stream) => return Ok(stream),
             Err(error) => last = Some(error),
         }
     }
@@ -296,7 +342,8 @@ async fn connect_tcp(host: &str, port: u16, progress: &Progress) -> io::Result<T
 ///    go on in a task of hyper's own.
 /// 2. When the last handle is gone, or no call has run for the idle timeout, no stream is left (calls and bodies are
 ///    handles), and hyper's request senders are dropped: hyper says goodbye and closes.
-/// 3. If that takes too long, for a peer that does not read, the socket is cut.
+/// 3. The same goes for a socket whose peer has sent its last byte: hyper gives up what was open on it, and closes.
+/// 4. If that takes too long, for a peer that does not read, the socket is cut.
 async fn drive(
     conn: Pin<Box<HyperConnection>>,
     link: Arc<Link>,
@@ -314,6 +361,7 @@ async fn drive(
         biased;
         _ = link.reached(LinkPhase::Closed) => return,
         () = &mut hyper => {}
+        _ = link.reached(LinkPhase::Ended) => {}
         () = released(&mut news) => {}
         () = idle(&link, idle_timeout) => {}
     }

@@ -11,6 +11,10 @@
 //!
 //! * Who comes to a gate that is closed waits: for the pause to end, or for the attempt in flight.
 //! * When an attempt fails, all who were waiting get its error; they do not dial. When one succeeds, they do.
+//! * An attempt that is not done after [`STALE`] no longer bars the way: another may begin beside it. So a server that
+//!   accepts and says nothing, or an attempt on a runtime that nobody drives, costs the others a second, not the attempt's
+//!   whole time. Its failure is told to those only who came soon after it began, and counts for nothing if another
+//!   attempt has succeeded since.
 //! * The pause grows with each failure in a row, but a failure counts once: attempts that began before the gate
 //!   was last closed do not lengthen it again.
 //! * A [`Turn`] that is dropped unsettled (its connection was closed, its runtime ended) counts as no outcome.
@@ -29,6 +33,9 @@ use crate::primitive::Mutex;
 /// its connections in waves of this size instead of flooding the server's accept queue.
 const PARALLEL: usize = 16;
 
+/// How long an attempt has the way to itself.
+const STALE: Duration = Duration::from_secs(1);
+
 /// The longest pause: an instant further ahead may be more than the clock can count.
 const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
@@ -40,16 +47,19 @@ pub(crate) struct Gate {
 
 struct Inner {
     proven: bool,
-    /// Attempts that hold a turn now. At most 1 begins while not proven.
-    in_flight: usize,
+    /// When the attempts began that hold a turn now, in that order. While not proven, one begins only when the others
+    /// are stale.
+    in_flight: Vec<Instant>,
     /// Stepped each time the gate goes from proven to doubtful, and by each failure that lengthens the pause.
     closings: u64,
     /// No attempt begins before this.
     pause_until: Option<Instant>,
     pauses: Pauses,
-    /// Attempts that failed, and the error of the last one.
+    /// Attempts that failed.
     failures: u64,
-    last_error: Option<Error>,
+    /// The last failure, and when its attempt began.
+    last_failure: Option<(Instant, Error)>,
+    last_success: Option<Instant>,
 }
 
 /// What a dial gets at the gate.
@@ -64,6 +74,7 @@ pub(crate) enum Entry<'a> {
 #[must_use]
 pub(crate) struct Turn<'a> {
     gate: &'a Gate,
+    began: Instant,
     closings: u64,
 }
 
@@ -72,12 +83,13 @@ impl Gate {
         Gate {
             inner: Mutex::new(Inner {
                 proven: false,
-                in_flight: 0,
+                in_flight: Vec::new(),
                 closings: 0,
                 pause_until: None,
                 pauses: Pauses::new(policy),
                 failures: 0,
-                last_error: None,
+                last_failure: None,
+                last_success: None,
             }),
             changed: watch::Sender::new(()),
         }
@@ -87,40 +99,45 @@ impl Gate {
     pub(crate) async fn enter(&self) -> Entry<'_> {
         // Subscribed before the first look: no change after it is missed.
         let mut changed = self.changed.subscribe();
+        let came = Instant::now();
         let seen = self.inner.lock().failures;
         loop {
-            let pause = match self.look(seen) {
+            let pause = match self.look(came, seen) {
                 Look::Enter(entry) => return entry,
-                Look::Pause(until) => Some(until),
-                Look::Wait => None,
+                Look::Pause(until) => until,
             };
             tokio::select! {
                 // The sender is in `self`: no error.
                 _ = changed.changed() => {}
-                () = sleep_until(pause.unwrap_or_else(Instant::now)), if pause.is_some() => {}
+                () = sleep_until(pause) => {}
             }
         }
     }
 
-    fn look(&self, seen: u64) -> Look<'_> {
+    fn look(&self, came: Instant, seen: u64) -> Look<'_> {
         let mut inner = self.inner.lock();
         if inner.failures != seen
             && !inner.proven
-            && let Some(error) = &inner.last_error
+            && let Some((began, error)) = &inner.last_failure
+            && *began + STALE >= came
         {
             return Look::Enter(Entry::Failed(error.clone()));
         }
+        let now = Instant::now();
         let most = if inner.proven { PARALLEL } else { 1 };
-        if inner.in_flight >= most {
-            return Look::Wait;
+        let mut young = inner.in_flight.iter().filter(|began| **began + STALE > now);
+        if young.clone().count() >= most
+            && let Some(oldest) = young.next()
+        {
+            return Look::Pause(*oldest + STALE);
         }
         if let Some(until) = inner.pause_until
-            && Instant::now() < until
+            && now < until
         {
             return Look::Pause(until);
         }
-        inner.in_flight += 1;
-        Look::Enter(Entry::Turn(Turn { gate: self, closings: inner.closings }))
+        inner.in_flight.push(now);
+        Look::Enter(Entry::Turn(Turn { gate: self, began: now, closings: inner.closings }))
     }
 
     /// A connection was lost: until an attempt succeeds, one is made at a time.
@@ -135,14 +152,15 @@ impl Gate {
 
 enum Look<'a> {
     Enter(Entry<'a>),
+    /// Look again then, or when the gate has changed.
     Pause(Instant),
-    Wait,
 }
 
 impl Turn<'_> {
     pub(crate) fn succeeded(self) {
         let mut inner = self.gate.inner.lock();
         inner.proven = true;
+        inner.last_success = Some(self.began);
         inner.pause_until = None;
         inner.pauses.reset();
         // `in_flight` falls and the waiters wake in `drop`.
@@ -150,8 +168,11 @@ impl Turn<'_> {
 
     pub(crate) fn failed(self, error: Error) {
         let mut inner = self.gate.inner.lock();
+        if inner.last_success.is_some_and(|began| began > self.began) {
+            return;
+        }
         inner.failures += 1;
-        inner.last_error = Some(error);
+        inner.last_failure = Some((self.began, error));
         inner.proven = false;
         if inner.closings == self.closings {
             inner.closings += 1;
@@ -163,7 +184,11 @@ impl Turn<'_> {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.gate.inner.lock().in_flight -= 1;
+        let mut inner = self.gate.inner.lock();
+        if let Some(own) = inner.in_flight.iter().position(|began| *began == self.began) {
+            inner.in_flight.remove(own);
+        }
+        drop(inner);
         self.gate.changed.send_replace(());
     }
 }
@@ -203,7 +228,7 @@ mod tests {
                 tokio::spawn(async move { matches!(gate.enter().await, Entry::Failed(Error::NoRuntime)) })
             })
             .collect();
-        tokio::time::sleep(Duration::from_secs(5)).await;
+        tokio::time::sleep(STALE / 2).await;
         assert!(waiters.iter().all(|waiter| !waiter.is_finished()));
         first.failed(Error::NoRuntime);
         for waiter in waiters {
@@ -221,7 +246,7 @@ mod tests {
                 let gate = Arc::clone(&gate);
                 tokio::spawn(async move {
                     let turn = turn(gate.enter().await);
-                    let side_by_side = gate.inner.lock().in_flight;
+                    let side_by_side = gate.inner.lock().in_flight.len();
                     tokio::time::sleep(Duration::from_millis(1)).await;
                     turn.succeeded();
                     side_by_side
@@ -235,7 +260,39 @@ mod tests {
             most = most.max(waiter.await.unwrap());
         }
         assert_eq!(most, PARALLEL);
-        assert_eq!(gate.inner.lock().in_flight, 0);
+        assert!(gate.inner.lock().in_flight.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_that_takes_long_bars_the_way_for_a_second_and_its_late_failure_counts_for_nothing() {
+        let gate = Gate::new(Backoff::POOL);
+        let slow = turn(gate.enter().await);
+        let before = Instant::now();
+        let second = turn(gate.enter().await);
+        assert_eq!(before.elapsed(), STALE);
+        second.succeeded();
+        slow.failed(Error::Closed);
+        let before = Instant::now();
+        turn(gate.enter().await).succeeded();
+        assert_eq!(before.elapsed(), Duration::ZERO, "the gate is still open");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_outcome_of_an_old_attempt_is_not_told_to_who_came_late() {
+        let gate = Arc::new(Gate::new(Backoff::POOL));
+        let old = turn(gate.enter().await);
+        tokio::time::sleep(10 * STALE).await;
+        let newer = turn(gate.enter().await);
+        let late = {
+            let gate = Arc::clone(&gate);
+            tokio::spawn(async move { matches!(gate.enter().await, Entry::Failed(Error::NoRuntime)) })
+        };
+        tokio::task::yield_now().await;
+        old.failed(Error::Closed);
+        tokio::task::yield_now().await;
+        assert!(!late.is_finished());
+        newer.failed(Error::NoRuntime);
+        assert!(late.await.unwrap());
     }
 
     #[tokio::test(start_paused = true)]
@@ -247,7 +304,7 @@ mod tests {
         drop((a, b));
         gate.doubt();
         let one = turn(gate.enter().await);
-        let second = tokio::time::timeout(Duration::from_secs(60), gate.enter()).await;
+        let second = tokio::time::timeout(STALE / 2, gate.enter()).await;
         assert!(second.is_err(), "a second attempt began beside the first");
         one.succeeded();
         turn(gate.enter().await).succeeded();
@@ -281,6 +338,6 @@ mod tests {
             drop(held);
             drop(turn(entering.await));
         }
-        assert_eq!(gate.inner.lock().in_flight, 0);
+        assert!(gate.inner.lock().in_flight.is_empty());
     }
 }

@@ -3,6 +3,7 @@
 pub(crate) mod backoff;
 mod dialer;
 pub(crate) mod gate;
+mod request_body;
 mod service;
 pub(crate) mod shared;
 mod state;
@@ -40,7 +41,8 @@ use crate::primitive::Arc;
 /// with one time budget over name resolution, TCP, TLS and the server's SETTINGS. Only with those is it
 /// [`Ready`](ConnectivityState::Ready). A failed attempt makes it
 /// [`TransientFailure`](ConnectivityState::TransientFailure): calls fail at once with the attempt's error, and it dials
-/// again after a pause that grows from 1 s to 120 s, until it succeeds or is closed. A connection that is lost (closed by
+/// again after a pause that grows from 1 s to 120 s, until it succeeds or is closed. (In a pool it dials again with its
+/// next call, when the pool's gate lets it through, and that call waits.) A connection that is lost (closed by
 /// the server, told to go away, unused for the idle timeout) is Idle. [`close`](Self::close) is
 /// [`Shutdown`](ConnectivityState::Shutdown), for good.
 ///
@@ -51,7 +53,8 @@ use crate::primitive::Arc;
 /// sent because the connection was just lost goes out on the next one. One that may have reached the server
 /// is never sent twice. Errors are a [`tonic::Status`] with an [`Error`] as its source.
 ///
-/// Cancel safe: a call that is dropped resets its own stream and disturbs no other.
+/// Cancel safe: a call that is dropped, or whose response body is dropped, resets its own stream, also one on which the
+/// client is still sending, and disturbs no other.
 ///
 /// # Handles
 ///
@@ -60,7 +63,8 @@ use crate::primitive::Arc;
 ///
 /// # Runtimes
 ///
-/// Nothing here panics outside of a tokio runtime. A dial runs on the runtime of the call that asked for it, which needs
+/// Nothing here panics outside of a tokio runtime; a call that must dial, or has a deadline to keep, fails there with
+/// [`Error::NoRuntime`]. A dial runs on the runtime of the call that asked for it, which needs
 /// its I/O and time drivers on. When that runtime ends, the connection is Idle, and the next call dials on its own.
 /// A runtime that still exists but no longer runs (a current-thread one after its `block_on`) cannot be told
 /// from a slow one: calls on its connections wait.
@@ -112,7 +116,8 @@ impl ClientConn {
         news.wait_for(|news| news.state != from).await.map_or_else(|_| self.state(), |news| news.state)
     }
 
-    /// Ends the pause before the next attempt, if one is running, and starts the sequence of pauses anew.
+    /// Ends the pause before the next attempt, if one is running, and starts the sequence of pauses anew. During an attempt
+    /// it does nothing.
     ///
     /// A connection of a pool has no pause of its own: there the pool's gate decides.
     pub fn reset_connect_backoff(&self) {

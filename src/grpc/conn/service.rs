@@ -17,6 +17,7 @@ use tonic::body::Body;
 use tower_service::Service;
 
 use super::ClientConn;
+use super::request_body::RequestBody;
 use super::shared::{CallGuard, Lease};
 use super::state::ConnectivityState;
 use crate::grpc::config::Settings;
@@ -69,7 +70,7 @@ async fn call(conn: ClientConn, mut request: Request<Body>) -> Result<Response<R
     let Some(timeout) = grpc_timeout(request.headers()) else {
         return Ok(exchange(&conn, request, &AtomicBool::new(false)).await?);
     };
-    // A clock needs a runtime; without one no call can be made anyway.
+    // A clock needs a runtime.
     if Handle::try_current().is_err() {
         return Err(Error::NoRuntime.into());
     }
@@ -91,14 +92,16 @@ async fn call(conn: ClientConn, mut request: Request<Body>) -> Result<Response<R
 /// Sends the request on the current connection, and on the next one if it comes back unsent.
 async fn exchange(
     conn: &ClientConn,
-    mut request: Request<Body>,
+    request: Request<Body>,
     sent: &AtomicBool,
 ) -> Result<Response<ResponseBody>, Error> {
+    let mut request = request.map(|body| RequestBody { body, switch: Arc::default() });
     let mut resends = 0;
     loop {
         sent.store(false, Ordering::Relaxed);
         let Lease { mut send, call } = conn.shared.lease().await?;
         sent.store(true, Ordering::Relaxed);
+        request.body_mut().switch = Arc::clone(&call.switch);
         let mut error = match send.try_send_request(request).await {
             Ok(response) => return Ok(response.map(|body| ResponseBody::new(body, call))),
             Err(error) => error,

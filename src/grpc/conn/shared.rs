@@ -22,9 +22,9 @@ use std::time::Duration;
 use hyper::client::conn::http2::SendRequest;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
-use tonic::body::Body;
 
 use super::dialer;
+use super::request_body::{RequestBody, Switch};
 use super::state::ConnectivityState;
 use super::tap::{Link, LinkPhase};
 use crate::grpc::config::Settings;
@@ -58,6 +58,8 @@ struct Inner {
     dialing: bool,
     /// Dials that came to an outcome.
     attempts: u64,
+    /// What the last one failed with, and which it was: for calls that waited for it, whatever became of the state.
+    last_failure: Option<(u64, Error)>,
     /// Stepped by each update.
     updates: u64,
     last_link: u64,
@@ -71,7 +73,8 @@ enum Phase {
     Ready(Transport),
     /// Sticky: stays while the dial task tries again.
     Failed(Error),
-    Shutdown,
+    /// For good; with what calls are told.
+    Shutdown(Error),
 }
 
 impl Phase {
@@ -81,7 +84,7 @@ impl Phase {
             Phase::Connecting => ConnectivityState::Connecting,
             Phase::Ready(_) => ConnectivityState::Ready,
             Phase::Failed(_) => ConnectivityState::TransientFailure,
-            Phase::Shutdown => ConnectivityState::Shutdown,
+            Phase::Shutdown(_) => ConnectivityState::Shutdown,
         }
     }
 }
@@ -98,13 +101,13 @@ pub(super) struct News {
 /// A live connection, as a call needs it.
 #[derive(Clone)]
 pub(super) struct Transport {
-    pub(super) send: SendRequest<Body>,
+    pub(super) send: SendRequest<RequestBody>,
     pub(super) link: Arc<Link>,
 }
 
 /// A transport with one call counted on it.
 pub(super) struct Lease {
-    pub(super) send: SendRequest<Body>,
+    pub(super) send: SendRequest<RequestBody>,
     pub(super) call: CallGuard,
 }
 
@@ -112,10 +115,13 @@ pub(super) struct Lease {
 pub(super) struct CallGuard {
     pub(super) owner: Arc<Shared>,
     pub(super) link: Arc<Link>,
+    /// Ends the request, if it is still being sent.
+    pub(super) switch: Arc<Switch>,
 }
 
 impl Drop for CallGuard {
     fn drop(&mut self) {
+        self.switch.throw();
         self.link.end_call();
     }
 }
@@ -131,6 +137,7 @@ impl Shared {
                 phase: Phase::Idle,
                 dialing: false,
                 attempts: 0,
+                last_failure: None,
                 updates: 0,
                 last_link: 0,
                 links: Vec::new(),
@@ -213,7 +220,7 @@ impl Shared {
                 Found::Nothing { .. } => {}
             }
         }
-        let text = "the connection was lost, or the runtime of its dial ended, each time it was awaited";
+        let text = "the connection was lost, or its dial ended without an outcome, each time it was awaited";
         Err(self.dial_error(DialPhase::Connect, std::io::Error::other(text)))
     }
 
@@ -225,12 +232,18 @@ impl Shared {
         match &inner.phase {
             Phase::Ready(Transport { send, link }) => {
                 link.begin_call();
-                let call = CallGuard { owner: Arc::clone(self), link: Arc::clone(link) };
+                let (owner, link) = (Arc::clone(self), Arc::clone(link));
+                let call = CallGuard { owner, link, switch: Arc::default() };
                 Found::Lease(Lease { send: send.clone(), call })
             }
-            Phase::Shutdown => Found::Failed(Error::Closed),
+            Phase::Shutdown(error) => Found::Failed(error.clone()),
             Phase::Failed(error)
                 if self.group.is_none() || waited_from.is_some_and(|from| from != inner.attempts) =>
+            {
+                Found::Failed(error.clone())
+            }
+            _ if let (Some(from), Some((attempt, error))) = (waited_from, &inner.last_failure)
+                && *attempt > from =>
             {
                 Found::Failed(error.clone())
             }
@@ -244,7 +257,7 @@ impl Shared {
         let runtime = Handle::try_current().map_err(|_| Error::NoRuntime)?;
         let begin = self.update(|inner| {
             match inner.phase {
-                Phase::Ready(_) | Phase::Shutdown => return false,
+                Phase::Ready(_) | Phase::Shutdown(_) => return false,
                 Phase::Idle if !inner.dialing => inner.phase = Phase::Connecting,
                 _ => {}
             }
@@ -282,7 +295,7 @@ impl Shared {
     /// The dial came through: Ready, unless the link is already no good, or the connection was closed meanwhile.
     pub(super) fn connected(&self, transport: Transport) -> Result<(), Error> {
         let refused = self.update(|inner| {
-            if matches!(inner.phase, Phase::Shutdown) {
+            if matches!(inner.phase, Phase::Shutdown(_)) {
                 return Some((Error::Closed, transport));
             }
             if transport.link.phase() != LinkPhase::Open {
@@ -307,10 +320,12 @@ impl Shared {
         let _old = self.update(|inner| {
             inner.dialing = dialing;
             inner.attempts += 1;
-            match inner.phase {
-                Phase::Shutdown => None,
+            let before = inner.last_failure.replace((inner.attempts, error.clone()));
+            let old = match inner.phase {
+                Phase::Shutdown(_) => None,
                 _ => Some(std::mem::replace(&mut inner.phase, Phase::Failed(error))),
-            }
+            };
+            (before, old)
         });
     }
 
@@ -357,18 +372,27 @@ impl Shared {
 
     // ── the end of the connection ──
 
+    /// Whether it is not shut down.
+    pub(super) fn is_open(&self) -> bool {
+        self.state() != ConnectivityState::Shutdown
+    }
+
     /// Shutdown. With `cut`, streams that are open are broken off; without, those on links that the server told to
-    /// go away may end.
+    /// go away may end, and calls that wait for a dial are told why the last one failed.
     pub(super) fn shut_down(&self, cut: bool) {
         let (_old, links) = self.update(|inner| {
             let links = if cut { std::mem::take(&mut inner.links) } else { Vec::new() };
-            (std::mem::replace(&mut inner.phase, Phase::Shutdown), links)
+            let told = match (&inner.phase, cut) {
+                (Phase::Failed(error) | Phase::Shutdown(error), false) => error.clone(),
+                _ => Error::Closed,
+            };
+            (std::mem::replace(&mut inner.phase, Phase::Shutdown(told)), links)
         });
         for link in links.iter().filter_map(Weak::upgrade) {
             link.kill();
         }
         if let Some((group, id)) = &self.group {
-            group.leave(*id);
+            group.shut_down(*id);
         }
     }
 
@@ -376,7 +400,11 @@ impl Shared {
 
     /// Whether this call is the one that discards the connection.
     pub(crate) fn discard(&self) -> bool {
+        // AcqRel: the drop of the last handle, after the discard, must see it.
         let first = !self.discarded.swap(true, Ordering::AcqRel);
+        if let Some(group) = self.group().filter(|_| first) {
+            group.counters.alive.fetch_sub(1, Ordering::Relaxed);
+        }
         self.shut_down(false);
         first
     }
@@ -408,8 +436,9 @@ enum Found {
 impl Drop for Shared {
     fn drop(&mut self) {
         if let Some((group, id)) = &self.group {
-            group.leave(*id);
+            group.forget(*id);
             if !*self.discarded.get_mut() {
+                group.counters.alive.fetch_sub(1, Ordering::Relaxed);
                 bump(&group.counters.released);
             }
         }

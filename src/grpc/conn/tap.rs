@@ -8,7 +8,7 @@
 //! each read and write fail from then on, hyper gives up the connection, and the socket closes.
 //!
 //! A [`Link`] is what remains in the hands of the others: its [`LinkPhase`] only moves forward,
-//! `Preface -> Open -> Draining -> Closed`, phases may be skipped, and `Closed` is told by the drop of the tap, so
+//! `Preface -> Open -> Draining -> Ended -> Closed`, phases may be skipped, and `Closed` is told by the drop of the tap, so
 //! it means that the socket is gone.
 
 use std::io;
@@ -35,6 +35,8 @@ pub(crate) enum LinkPhase {
     Open,
     /// The server sent GOAWAY: streams that are open go on, no new ones.
     Draining,
+    /// The server's last byte has been read, or reading failed.
+    Ended,
     /// The socket is closed.
     Closed,
 }
@@ -153,13 +155,27 @@ impl Link {
     fn on_goaway(&self, goaway: GoAway) {
         if self.advance(LinkPhase::Draining) {
             // The pool may open another socket now, while this one's calls run out.
-            drop(self.place.lock().take());
+            self.give_place_back();
             self.tell_owner(&format!("the server sent GOAWAY ({:?})", h2::Reason::from(goaway.code)));
         }
     }
 
+    fn on_end(&self, how: io::Error) {
+        let why = how.to_string();
+        let _ = self.end.set(how);
+        if self.advance(LinkPhase::Ended) {
+            self.tell_owner(&why);
+        }
+    }
+
+    /// The permit's drop wakes who waits for one: not under our lock.
+    fn give_place_back(&self) {
+        let place = self.place.lock().take();
+        drop(place);
+    }
+
     fn on_close(&self) {
-        drop(self.place.lock().take());
+        self.give_place_back();
         if self.advance(LinkPhase::Closed) {
             self.tell_owner("the socket closed");
         }
@@ -218,12 +234,10 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Tap<Io> {
         match ready!(Pin::new(&mut this.io).poll_read(cx, buf)) {
             Ok(()) if buf.filled().len() > before => {}
             Ok(()) => {
-                let _ = link
-                    .end
-                    .set(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection"));
+                link.on_end(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection"));
             }
             Err(error) => {
-                let _ = link.end.set(io::Error::new(error.kind(), error.to_string()));
+                link.on_end(io::Error::new(error.kind(), error.to_string()));
                 return Poll::Ready(Err(error));
             }
         }
@@ -268,7 +282,7 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Tap<Io> {
 /// What the tap looks for.
 #[derive(Debug, PartialEq, Eq)]
 enum Event {
-    /// The connection's first frame is a SETTINGS frame, as it must be; its header has arrived.
+    /// The connection's first frame is a SETTINGS frame, as it must be, and all of it has arrived.
     Settings,
     GoAway(GoAway),
 }
@@ -283,6 +297,8 @@ const TYPE_SETTINGS: u8 = 4;
 const TYPE_GOAWAY: u8 = 7;
 /// Last stream id and error code; debug data may follow.
 const GOAWAY_PAYLOAD: usize = 8;
+/// The flag of a SETTINGS frame that acknowledges one.
+const FLAG_ACK: u8 = 1;
 
 /// Reads frame headers out of a byte stream that is cut anywhere.
 ///
@@ -298,6 +314,8 @@ struct FrameReader {
     skip: usize,
     /// Whether a whole frame header has been read before.
     begun: bool,
+    /// What to tell when the current frame has been passed over.
+    settings: bool,
 }
 
 impl FrameReader {
@@ -307,6 +325,9 @@ impl FrameReader {
                 let passed = self.skip.min(bytes.len());
                 self.skip -= passed;
                 bytes = &bytes[passed..];
+                if self.skip == 0 {
+                    self.end_frame(&mut tell);
+                }
                 continue;
             }
             let taken = (self.wanted() - self.have).min(bytes.len());
@@ -341,11 +362,25 @@ impl FrameReader {
         self.skip = self.length() + HEADER - self.have;
         if self.is_goaway() {
             tell(Event::GoAway(GoAway { code: u32::from_be_bytes([a, b, c, d]) }));
-        } else if !self.begun && self.head[3] == TYPE_SETTINGS {
-            tell(Event::Settings);
         }
+        self.settings = !self.begun && self.is_server_preface();
         self.begun = true;
         self.have = 0;
+        if self.skip == 0 {
+            self.end_frame(tell);
+        }
+    }
+
+    /// SETTINGS on the connection itself, and no acknowledgement of ours.
+    fn is_server_preface(&self) -> bool {
+        let [_, _, _, kind, flags, stream @ ..] = self.head;
+        kind == TYPE_SETTINGS && flags & FLAG_ACK == 0 && stream.starts_with(&[0; 4])
+    }
+
+    fn end_frame(&mut self, tell: &mut impl FnMut(Event)) {
+        if std::mem::take(&mut self.settings) {
+            tell(Event::Settings);
+        }
     }
 }
 
@@ -398,6 +433,17 @@ mod tests {
         let mut late = frame(6, &[0; 8]);
         late.extend(frame(TYPE_SETTINGS, &[]));
         assert_eq!(read_in_pieces_of(5, &late), [], "SETTINGS that are not the first frame");
+    }
+
+    #[test]
+    fn settings_count_only_when_they_are_whole_and_no_acknowledgement() {
+        let whole = frame(TYPE_SETTINGS, &[0, 3, 0, 0, 0, 100]);
+        assert_eq!(read_in_pieces_of(1, &whole[..whole.len() - 1]), []);
+        assert_eq!(read_in_pieces_of(1, &whole), [Event::Settings]);
+        let mut ack = frame(TYPE_SETTINGS, &[]);
+        ack[4] = FLAG_ACK;
+        ack.extend(frame(TYPE_SETTINGS, &[]));
+        assert_eq!(read_in_pieces_of(3, &ack), []);
     }
 
     #[test]
