@@ -36,7 +36,7 @@
 //!
 //! # Features
 //!
-//! None is on by default; the core depends on `thread_local` and `crossbeam-utils` alone.
+//! None is on by default; the core depends on `thread_local`, `crossbeam-utils` and `crossbeam-epoch`, and on Unix on `libc`.
 //!
 //! | feature | what it adds | dependencies it brings |
 //! |---|---|---|
@@ -56,11 +56,14 @@
 mod local;
 mod primitive;
 mod stats;
+#[cfg(not(cenote_loom))]
 mod sync_pool;
+mod tide;
 
 pub use self::stats::Stats;
-pub use self::sync_pool::{OwnedPooled, Pooled, SyncPool};
+#[cfg(not(cenote_loom))]
+pub use self::sync_pool::{OwnedPooled, PoolConfig, Pooled, SyncPool};
 
-#[cfg(feature = "grpc")]
+#[cfg(all(feature = "grpc", not(cenote_loom)))]
 #[cfg_attr(docsrs, doc(cfg(feature = "grpc")))]
 pub mod grpc;

@@ -1,12 +1,10 @@
-//! Counters. Each thread counts in its own shard, beside the objects it moves, so counting shares no cache
+//! Counters. Each thread counts its hits in its own shard, beside the objects it moves, so counting shares no cache
 //! line; a snapshot adds the shards up.
-
-use std::ops::AddAssign;
 
 /// What a [`SyncPool`](crate::SyncPool) has done so far, and how many objects it holds.
 ///
-/// Every object that was kept has one later fate: while no other thread is inside the pool,
-/// `kept == hits + aged + cleared + idle`.
+/// Every object that was kept has one later fate: `kept == hits + aged + cleared + idle`. (A hit counts itself, and what was
+/// kept is reckoned from the others when the snapshot is made, so that a put counts nothing.)
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
@@ -26,18 +24,4 @@ pub struct Stats {
     pub cleared: u64,
     /// Objects that the pool holds now.
     pub idle: usize,
-}
-
-impl AddAssign<&Stats> for Stats {
-    fn add_assign(&mut self, other: &Stats) {
-        let Stats { made, hits, stolen, kept, refused, aged, cleared, idle } = other;
-        self.made += made;
-        self.hits += hits;
-        self.stolen += stolen;
-        self.kept += kept;
-        self.refused += refused;
-        self.aged += aged;
-        self.cleared += cleared;
-        self.idle += idle;
-    }
 }

@@ -1,271 +1,454 @@
-//! Per-thread stocks of objects, and the depot that they trade with.
-//!
-//! # Protocol
+//! Per-thread shards of objects, and the depot that they trade with.
 //!
 //! ```text
-//!   thread A            thread B              anyone
-//!  ┌─────────┐         ┌─────────┐         ┌──────────────────┐
-//!  │ fresh   │─ spill ▶│         │         │ depot: batches   │
-//!  │ victim  │◀─ refill│  ...    │◀─ trade▶│ fresh   victim   │
-//!  └─────────┘         └─────────┘         └──────────────────┘
+//!   thread A                thread B              any thread
+//!  ┌───────────────┐       ┌─────────┐          ┌──────────────────────┐
+//!  │ up to 16      │       │         │  trade   │ depot: magazines     │
+//!  │ spare: up to  │◀─────▶│  ...    │◀────────▶│ fresh  victim  due   │
+//!  │   16 more     │       │         │          │                      │
+//!  └───────────────┘       └─────────┘          └──────────────────────┘
+//!   biased lock                                   lock-free stacks
 //! ```
 //!
-//! * A **stock** holds objects of two generations, `fresh` and `victim`, and sits behind a mutex that its
-//!   own thread finds free but for the rare visit of a thief, of ageing or of a snapshot.
-//! * **put** pushes on the own stock's `fresh`. At [`STOCK`] objects the older half leaves as one batch for the
-//!   depot, so that objects which are put on one thread and taken on another travel [`BATCH`] at a time.
-//! * **take** looks in this order: own `fresh`, own `victim`, the depot's `fresh`, its `victim`, and at last in
-//!   the other threads' stocks, of which it takes half of the first that has something and is not locked.
-//! * **age** empties every `victim` and makes every `fresh` the new `victim`: shard by shard, the shards of
-//!   parked and of dead threads included. An object that moves between the depot and a stock meanwhile may
-//!   live one generation longer; it is one that is being used.
-//! * One lock is held at a time, ever, and no object is made, reset or dropped under it: what must go is moved
-//!   out first. So a factory, a hook or a `Drop` may use the pool, take long or panic.
-//! * A thread that ends leaves its stock where it is: `thread_local` gives the dead thread's number, and with it
-//!   the stock, to the next new thread. In thread-local destructors that run after that, the depot serves.
+//! * **put** and **take** work on the own [shard](shard): a few plain loads and stores. A shard that overflows sends its spare
+//!   magazine to the depot, one that runs empty gets one from there, so that objects which are put on one thread and taken
+//!   on another travel a [magazine](magazine) at a time.
+//! * **take** looks in this order: own shard, the depot's fresh magazines, its victims, and at last the other threads'
+//!   shards, of which it takes a part of the first that has something. That costs a process-wide barrier, so the
+//!   shards' lengths are looked at first, and after a search that found nothing a number of misses pass without one.
+//! * **age**: what is victim falls due, what is fresh becomes victim, and what lies in shards becomes victim, too, shard by
+//!   shard, those of parked and of dead threads included. The depot's three stacks change roles by one exchange of
+//!   `turn`, however much they hold. A shard whose owner is at work on it, and does not leave within a moment, is asked
+//!   to retire its objects at its next operation. An object on its way between two places meanwhile may live one
+//!   generation longer or shorter; it is one that is being used.
+//! * Ageing is driven by hand, and by use: whoever is on a slow path looks at the [tide](crate::tide), and the one who
+//!   finds a generation over lets it pass. What is due by hand is dropped there and then. What is due by use is
+//!   dropped by those who come along a slow path, a few objects each; the next generation waits until all are.
+//! * An owner that finds its shard claimed uses the depot for that operation: it never waits.
+//! * No object is made, reset or dropped inside a shard or while pinned for longer than it takes to move it out: a factory,
+//!   a hook or a `Drop` may use the pool, take long or panic.
 
-mod thread_end;
+mod magazine;
+#[cfg(all(test, cenote_loom))]
+mod models;
+mod shard;
 
-use std::mem;
+use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
-use thread_local::ThreadLocal;
 
-use crate::primitive::{Mutex, MutexGuard};
+use self::magazine::{Generation, Magazine, Stack};
+use self::shard::{Claim, Shard};
+use crate::primitive::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use crate::primitive::thread_map::ThreadMap;
+use crate::primitive::{fence, spin_loop, yield_now};
 use crate::stats::Stats;
+use crate::tide::Tide;
 
-/// What travels between a stock and the depot at once.
-pub(crate) const BATCH: usize = 16;
+/// After a search of the other shards that found nothing, this many misses are not searched for.
+const COOLDOWN: u32 = 32;
 
-/// A stock's `fresh` holds at most this many.
-pub(crate) const STOCK: usize = 2 * BATCH;
+/// How many objects that are due by use one operation drops, at most.
+const DROPS: usize = 8;
+
+/// How long ageing waits for a busy owner: turns of a spinning wait, then of yielding. An owner that is running is out
+/// within nanoseconds; one that was preempted inside is not worth waiting for.
+const SPINS: u32 = if cfg!(cenote_loom) { 1 } else { 64 };
+const YIELDS: u32 = if cfg!(cenote_loom) { 0 } else { 4 };
 
 /// All that a pool holds. See the module's head for the protocol.
 pub(crate) struct Cache<T: Send> {
-    /// One stock a thread, each on cache lines of its own: two owners never write to the same line.
-    shards: ThreadLocal<CachePadded<Mutex<Stock<T>>>>,
-    depot: Mutex<Depot<T>>,
+    /// Each on cache lines of its own: two owners never write to the same line.
+    shards: ThreadMap<CachePadded<Shard<T>>>,
+    /// Fresh, victim and due, in the roles that `turn` gives them: see [`Role`].
+    depot: [Stack<T>; 3],
+    turn: AtomicUsize,
+    tide: Tide,
+    tallies: Tallies,
+    /// Misses that pass before the other shards are searched again.
+    cooldown: AtomicU32,
+    /// Whether an object is dear: then the other shards are searched at each miss.
+    dear: bool,
 }
 
-/// What one thread holds.
-struct Stock<T> {
-    /// Put since the last ageing; the most recent last. At most [`STOCK`] long.
-    fresh: Vec<T>,
-    /// Put between the last ageing and the one before it. Only ever shrinks between two ageings.
-    victim: Vec<T>,
-    /// This thread's share of the counters; its `idle` stays 0, the lengths tell.
-    counts: Stats,
+/// What a stack of the depot is for, this turn. At the next each becomes the one before: what was due, and is empty,
+/// serves for the fresh.
+#[derive(Clone, Copy)]
+enum Role {
+    /// Put before the generation before: waiting to be dropped.
+    Due = 0,
+    /// Put in the generation before.
+    Victim = 1,
+    /// Put in this generation.
+    Fresh = 2,
 }
 
-/// What belongs to no thread. No batch in it is empty.
-struct Depot<T> {
-    fresh: Vec<Vec<T>>,
-    victim: Vec<Vec<T>>,
-    /// The counters of threads without a stock (in their last destructors), and of ageing.
-    counts: Stats,
+/// Events off the hot path, counted by whoever sees them. Relaxed: nothing follows from them.
+struct Tallies {
+    made: AtomicU64,
+    /// Hits that bypassed the shards.
+    hits: AtomicU64,
+    stolen: AtomicU64,
+    refused: AtomicU64,
+    aged: AtomicU64,
+    cleared: AtomicU64,
 }
 
-/// Objects on their way from one place to another, which ages none of them and makes none young: only being used does.
-struct Batch<T> {
-    objects: Vec<T>,
-    victims: bool,
+fn add(tally: &AtomicU64, count: usize) {
+    tally.fetch_add(count as u64, Ordering::Relaxed);
 }
 
-impl<T> Stock<T> {
-    const fn new() -> Self {
-        Stock { fresh: Vec::new(), victim: Vec::new(), counts: ZERO }
-    }
-
-    fn pop(&mut self) -> Option<T> {
-        let object = self.fresh.pop().or_else(|| self.victim.pop())?;
-        self.counts.hits += 1;
-        Some(object)
-    }
-
-    /// Half of one generation, the older objects, at least one where there is any.
-    fn give_half(&mut self) -> Option<Batch<T>> {
-        let victims = self.fresh.is_empty();
-        let from = if victims { &mut self.victim } else { &mut self.fresh };
-        let half = from.len().div_ceil(2).min(BATCH);
-        (half > 0).then(|| Batch { objects: from.drain(..half).collect(), victims })
-    }
-
-    /// Takes objects in, as young or old as they are.
-    fn take_in(&mut self, mut batch: Batch<T>) {
-        let to = if batch.victims { &mut self.victim } else { &mut self.fresh };
-        to.append(&mut batch.objects);
-    }
-
-    fn snapshot(&self) -> Stats {
-        Stats { idle: self.fresh.len() + self.victim.len(), ..self.counts }
-    }
+macro_rules! new_cache {
+    ($dear:expr, $period:expr) => {
+        Cache {
+            shards: ThreadMap::new(),
+            depot: [Stack::new(), Stack::new(), Stack::new()],
+            turn: AtomicUsize::new(0),
+            tide: Tide::new($period),
+            tallies: Tallies {
+                made: AtomicU64::new(0),
+                hits: AtomicU64::new(0),
+                stolen: AtomicU64::new(0),
+                refused: AtomicU64::new(0),
+                aged: AtomicU64::new(0),
+                cleared: AtomicU64::new(0),
+            },
+            cooldown: AtomicU32::new(0),
+            dear: $dear,
+        }
+    };
 }
-
-impl<T> Depot<T> {
-    fn snapshot(&self) -> Stats {
-        let idle = self.fresh.iter().chain(&self.victim).map(Vec::len).sum();
-        Stats { idle, ..self.counts }
-    }
-}
-
-const ZERO: Stats = Stats { made: 0, hits: 0, stolen: 0, kept: 0, refused: 0, aged: 0, cleared: 0, idle: 0 };
 
 impl<T: Send> Cache<T> {
-    pub(crate) const fn new() -> Self {
-        Cache {
-            shards: ThreadLocal::new(),
-            depot: Mutex::new(Depot { fresh: Vec::new(), victim: Vec::new(), counts: ZERO }),
-        }
+    #[cfg(not(cenote_loom))]
+    pub(crate) const fn new(dear: bool, period: Option<Duration>) -> Self {
+        new_cache!(dear, period)
     }
 
-    /// The calling thread's stock, locked; made on the thread's first visit. `None` in a thread-local
-    /// destructor that runs so late that the thread has given its number back.
-    #[inline]
-    fn own(&self) -> Option<MutexGuard<'_, Stock<T>>> {
-        let shard = match self.shards.get() {
-            Some(shard) if !thread_end::unseen() => shard,
-            _ => thread_end::insert(|| self.shards.get_or(|| CachePadded::new(Mutex::new(Stock::new()))))?,
-        };
-        Some(shard.lock())
+    #[cfg(cenote_loom)]
+    pub(crate) fn new(dear: bool, period: Option<Duration>) -> Self {
+        new_cache!(dear, period)
     }
+
+    // ── hot ──
 
     /// An object that the pool holds; `None` if it has none, or none that can be reached without waiting for
     /// a thread that is at work on it.
     #[inline]
     pub(crate) fn take(&self) -> Option<T> {
-        if let Some(object) = self.own().and_then(|mut own| own.pop()) {
+        if let Some(shard) = self.shards.get()
+            && let Some(inside) = shard.enter()
+            && let Some(object) = inside.pop()
+        {
             return Some(object);
         }
-        self.take_elsewhere()
-    }
-
-    #[cold]
-    fn take_elsewhere(&self) -> Option<T> {
-        let (mut batch, stolen) = match self.take_from_depot() {
-            Some(batch) => (batch, 0),
-            None => (self.steal()?, 1),
-        };
-        let object = batch.objects.pop()?;
-        match self.own() {
-            Some(mut own) => {
-                own.counts.hits += 1;
-                own.counts.stolen += stolen;
-                // Only this thread adds to its stock, it was empty, and no code of a user has run since: a
-                // batch fits.
-                own.take_in(batch);
-            }
-            None => {
-                let mut depot = self.depot.lock();
-                depot.counts.hits += 1;
-                depot.counts.stolen += stolen;
-                drop(depot);
-                self.give_to_depot(batch);
-            }
-        }
-        Some(object)
-    }
-
-    fn take_from_depot(&self) -> Option<Batch<T>> {
-        let mut depot = self.depot.lock();
-        let fresh = depot.fresh.pop().map(|objects| Batch { objects, victims: false });
-        fresh.or_else(|| depot.victim.pop().map(|objects| Batch { objects, victims: true }))
-    }
-
-    fn give_to_depot(&self, batch: Batch<T>) {
-        if !batch.objects.is_empty() {
-            let mut depot = self.depot.lock();
-            let generation = if batch.victims { &mut depot.victim } else { &mut depot.fresh };
-            generation.push(batch.objects);
-        }
-    }
-
-    /// Half of what another thread holds. A stock that is locked is passed by.
-    fn steal(&self) -> Option<Batch<T>> {
-        self.shards.iter().find_map(|shard| shard.try_lock()?.give_half())
+        self.take_slow()
     }
 
     /// Keeps an object.
     #[inline]
     pub(crate) fn put(&self, object: T) {
-        let Some(mut own) = self.own() else { return self.put_in_depot(object) };
-        own.counts.kept += 1;
-        if own.fresh.len() < STOCK {
-            own.fresh.push(object);
-            return;
+        let Some(shard) = self.shards.get() else { return self.put_slow(object) };
+        let Some(inside) = shard.enter() else { return self.put_slow(object) };
+        if let Err(object) = inside.push(object) {
+            self.put_slow(object);
         }
-        let batch = Batch { objects: own.fresh.drain(..BATCH).collect(), victims: false };
-        own.fresh.push(object);
-        drop(own);
-        self.give_to_depot(batch);
+    }
+
+    // ── slow ──
+
+    #[cold]
+    fn own(&self) -> Option<&Shard<T>> {
+        let shard = match self.shards.get() {
+            Some(shard) => shard,
+            None => self.shards.get_or_insert(|| CachePadded::new(Shard::new()))?,
+        };
+        if shard.is_asked_to_retire() {
+            let (mut spare, mut rest) = (Magazine::new(), Magazine::new());
+            shard.retire_own(&mut spare, &mut rest);
+            self.retire(spare);
+            self.retire(rest);
+        }
+        Some(shard)
+    }
+
+    fn stack(&self, role: Role) -> &Stack<T> {
+        // Relaxed: a turn that is missed makes an object a generation older or younger than it is.
+        self.stack_at(self.turn.load(Ordering::Relaxed), role)
+    }
+
+    fn stack_at(&self, turn: usize, role: Role) -> &Stack<T> {
+        &self.depot[turn.wrapping_add(role as usize) % 3]
     }
 
     #[cold]
-    fn put_in_depot(&self, object: T) {
-        let mut depot = self.depot.lock();
-        depot.counts.kept += 1;
-        depot.fresh.push(vec![object]);
-    }
-
-    /// Counts something that happened outside of take and put.
-    pub(crate) fn count(&self, add: impl FnOnce(&mut Stats)) {
-        match self.own() {
-            Some(mut own) => add(&mut own.counts),
-            None => add(&mut self.depot.lock().counts),
-        }
-    }
-
-    /// One generation passes. The objects whose time is up are dropped here, after the last lock is released.
-    pub(crate) fn age(&self) {
-        let mut due: Vec<T> = Vec::new();
+    #[inline(never)]
+    fn take_slow(&self) -> Option<T> {
+        self.pass_time();
+        let own = self.own();
+        // Also what lies in the shard itself: this may be the first visit of a thread that has taken a shard over.
+        if let Some(object) =
+            own.and_then(|shard| shard.enter()?.pop().or_else(|| shard.enter()?.pop_spare()))
         {
-            let mut depot = self.depot.lock();
-            let fresh = mem::take(&mut depot.fresh);
-            due.extend(mem::replace(&mut depot.victim, fresh).into_iter().flatten());
+            return Some(object);
         }
-        for shard in self.shards.iter() {
-            let mut stock = shard.lock();
-            let fresh = mem::take(&mut stock.fresh);
-            due.append(&mut mem::replace(&mut stock.victim, fresh));
+        let mut magazine =
+            self.stack(Role::Fresh).pop().or_else(|| self.pop_victim()).or_else(|| self.steal(own))?;
+        let object = match own.and_then(Shard::enter) {
+            Some(inside) => inside.refill(&mut magazine),
+            None => {
+                add(&self.tallies.hits, 1);
+                magazine.pop()
+            }
+        };
+        self.give(magazine);
+        object
+    }
+
+    fn pop_victim(&self) -> Option<Magazine<T>> {
+        let mut magazine = self.stack(Role::Victim).pop()?;
+        magazine.set_generation(Generation::Victim);
+        Some(magazine)
+    }
+
+    /// To the depot, as young or old as it is.
+    fn give(&self, magazine: Magazine<T>) {
+        match magazine.generation() {
+            Generation::Fresh => self.stack(Role::Fresh).push(magazine),
+            Generation::Victim => self.stack(Role::Victim).push(magazine),
         }
-        self.depot.lock().counts.aged += due.len() as u64;
-        // If one object's drop panics, a vector still drops the others before the panic goes on.
-        drop(due);
+    }
+
+    /// To the depot, one generation older.
+    fn retire(&self, magazine: Magazine<T>) {
+        match magazine.generation() {
+            Generation::Fresh => self.stack(Role::Victim).push(magazine),
+            Generation::Victim => self.stack(Role::Due).push(magazine),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn put_slow(&self, mut object: T) {
+        self.pass_time();
+        let mut empty = None;
+        if let Some(shard) = self.own() {
+            // The first time without a magazine at hand; nothing is allocated inside.
+            for _ in 0..2 {
+                let Some(inside) = shard.enter() else { break };
+                object = match inside.push(object) {
+                    Ok(()) => return,
+                    Err(object) => object,
+                };
+                let Some(inside) = shard.enter() else { break };
+                match inside.push_spare(object, &mut empty) {
+                    Ok(None) => return,
+                    Ok(Some(leaving)) => return self.give(leaving),
+                    Err(back) => object = back,
+                }
+                empty = Some(Magazine::new());
+            }
+        }
+        // The shard is claimed, or there is none: straight to the depot.
+        let mut magazine = empty.unwrap_or_else(Magazine::new);
+        // An empty magazine has room for one.
+        let _ = magazine.push(object);
+        self.give(magazine);
+    }
+
+    /// A part of what another thread holds.
+    fn steal(&self, own: Option<&Shard<T>>) -> Option<Magazine<T>> {
+        let others =
+            || self.shards.iter().filter(|shard| own.is_none_or(|own| !std::ptr::eq(own, &***shard)));
+        if others().all(|shard| shard.hint() == 0) {
+            return None;
+        }
+        if !self.dear {
+            let cooldown = self.cooldown.load(Ordering::Relaxed);
+            if cooldown > 0 {
+                // Not exact between threads, and need not be.
+                self.cooldown.store(cooldown - 1, Ordering::Relaxed);
+                return None;
+            }
+        }
+        let mut loot = Magazine::new();
+        for shard in others().filter(|shard| shard.hint() > 0) {
+            let Some(claim) = shard.claim() else { continue };
+            // One barrier each: most often the first shard that has something is free.
+            if seldom_fence().is_err() {
+                break;
+            }
+            if let Ok(claimed) = claim.enter() {
+                claimed.take_some(&mut loot);
+            }
+            if loot.len() > 0 {
+                add(&self.tallies.stolen, 1);
+                return Some(loot);
+            }
+        }
+        self.cooldown.store(COOLDOWN, Ordering::Relaxed);
+        None
+    }
+
+    // ── the passing of time ──
+
+    /// One generation passes. The objects whose time is up are dropped here.
+    pub(crate) fn age(&self) {
+        loop {
+            let turn = self.turn.load(Ordering::Relaxed);
+            let due = self.stack_at(turn, Role::Due).take_all();
+            let turned = self.turn(turn);
+            self.drop_all(due, &self.tallies.aged);
+            if turned {
+                break;
+            }
+        }
+        self.retire_shards();
+        self.drop_all(self.stack(Role::Due).take_all(), &self.tallies.aged);
+    }
+
+    /// The stacks change roles, unless another has done it meanwhile. What is due must have been taken out.
+    fn turn(&self, from: usize) -> bool {
+        let to = from.wrapping_add(1);
+        self.turn.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// On a slow path: drops a few objects that are due, or if there are none lets a generation pass when it is over.
+    fn pass_time(&self) {
+        let turn = self.turn.load(Ordering::Relaxed);
+        let due = self.stack_at(turn, Role::Due);
+        if !due.is_empty() {
+            if let Some(mut magazine) = due.pop() {
+                let rest = magazine.split_off(magazine.len().min(DROPS));
+                due.push(rest);
+                add(&self.tallies.aged, magazine.len());
+                drop(magazine);
+            }
+        } else if self.tide.turns() && self.turn(turn) {
+            self.retire_shards();
+        }
     }
 
     /// Drops all that the pool holds, of every thread.
     pub(crate) fn clear(&self) {
-        let mut due: Vec<T> = Vec::new();
-        {
-            let mut depot = self.depot.lock();
-            due.extend(mem::take(&mut depot.fresh).into_iter().flatten());
-            due.extend(mem::take(&mut depot.victim).into_iter().flatten());
+        self.retire_shards();
+        let lists = self.depot.each_ref().map(Stack::take_all);
+        // An array drops its other elements when the drop of one panics; those are not counted.
+        for list in lists {
+            self.drop_all(list, &self.tallies.cleared);
         }
-        for shard in self.shards.iter() {
-            let mut stock = shard.lock();
-            due.append(&mut stock.fresh);
-            due.append(&mut stock.victim);
-        }
-        self.depot.lock().counts.cleared += due.len() as u64;
-        drop(due);
     }
 
-    /// The counters, added up shard by shard. Waits for each shard's lock, which is held for a few moves.
-    pub(crate) fn stats(&self) -> Stats {
-        let mut sum = self.depot.lock().snapshot();
-        for shard in self.shards.iter() {
-            sum += &shard.lock().snapshot();
+    fn drop_all(&self, mut due: magazine::List<T>, tally: &AtomicU64) {
+        // Counted before each drop: an object's drop may look, or panic; then the list drops the rest, uncounted
+        // but for this.
+        add(tally, due.count());
+        while let Some(magazine) = due.pop() {
+            drop(magazine);
         }
-        sum
     }
 
-    /// As [`stats`](Self::stats), but without what is locked at this moment: for `Debug`, which never blocks.
-    pub(crate) fn stats_without_waiting(&self) -> Stats {
-        let mut sum = self.depot.try_lock().map_or(ZERO, |depot| depot.snapshot());
+    /// Makes victims of what lies in the shards.
+    ///
+    /// All are claimed first and share one barrier; an owner that is at work meets the claim and goes to the depot.
+    fn retire_shards(&self) {
+        let mut claims: Vec<Claim<'_, T>> = Vec::new();
+        for shard in self.shards.iter().filter(|shard| shard.hint() > 0) {
+            claims.extend(shard.claim());
+        }
+        if claims.is_empty() || seldom_fence().is_err() {
+            return;
+        }
+        for mut claim in claims {
+            let (mut spare, mut rest) = (Magazine::new(), Magazine::new());
+            let mut turns = 0;
+            loop {
+                match claim.enter() {
+                    Ok(claimed) => {
+                        claimed.take_all(&mut spare, &mut rest);
+                        break;
+                    }
+                    Err(busy) if turns < SPINS + YIELDS => claim = busy,
+                    Err(busy) => {
+                        busy.ask_to_retire();
+                        break;
+                    }
+                }
+                turns += 1;
+                if turns < SPINS { spin_loop() } else { yield_now() }
+            }
+            self.retire(spare);
+            self.retire(rest);
+        }
+    }
+
+    // ── for models ──
+
+    #[cfg(all(test, cenote_loom))]
+    fn put_slow_for_models(&self, object: T) {
+        let mut magazine = Magazine::new();
+        assert!(magazine.push(object).is_ok());
+        self.give(magazine);
+    }
+
+    #[cfg(all(test, cenote_loom))]
+    fn take_from_depot_for_models(&self) -> Option<Magazine<T>> {
+        self.stack(Role::Fresh).pop()
+    }
+
+    #[cfg(all(test, cenote_loom))]
+    fn leave_for_models(&self) {
+        self.shards.leave();
+    }
+
+    #[cfg(all(test, cenote_loom))]
+    fn ask_all_to_retire_for_models(&self) {
         for shard in self.shards.iter() {
-            if let Some(stock) = shard.try_lock() {
-                sum += &stock.snapshot();
+            if let Some(claim) = shard.claim() {
+                claim.ask_to_retire();
             }
         }
-        sum
+    }
+
+    // ── counters ──
+
+    pub(crate) fn count_made(&self) {
+        add(&self.tallies.made, 1);
+    }
+
+    pub(crate) fn count_refused(&self) {
+        add(&self.tallies.refused, 1);
+    }
+
+    /// The counters, added up shard by shard. Waits for nobody.
+    pub(crate) fn stats(&self) -> Stats {
+        let Tallies { made, hits, stolen, refused, aged, cleared } = &self.tallies;
+        let read = |tally: &AtomicU64| tally.load(Ordering::Relaxed);
+        let mut stats = Stats {
+            made: read(made),
+            hits: read(hits),
+            kept: 0,
+            stolen: read(stolen),
+            refused: read(refused),
+            aged: read(aged),
+            cleared: read(cleared),
+            idle: self.depot.iter().map(Stack::count).sum(),
+        };
+        for shard in self.shards.iter() {
+            shard.add_to(&mut stats);
+        }
+        // Not counted: it follows from where the objects are now, or went.
+        stats.kept = stats.hits + stats.aged + stats.cleared + stats.idle as u64;
+        stats
+    }
+}
+
+/// The fence of those who visit another thread's shard, after the claim.
+fn seldom_fence() -> Result<(), fence::Unordered> {
+    if fence::is_asymmetric() {
+        fence::heavy()
+    } else {
+        fence::full();
+        Ok(())
     }
 }

@@ -1,41 +1,91 @@
-//! The ground floor: locks, atomics and reference counts, as the rest of the crate sees them.
+//! The ground floor: what the crate takes from the machine, the operating system and `std`.
 //!
-//! Nothing above this module imports `std::sync` (a test holds us to it), so that a model checker's
-//! versions can be put in its place in one file.
+//! Nothing above this module imports `std::sync` (a test holds us to it), so that a model checker's versions can be put in
+//! its place here: with `--cfg cenote_loom` the atomics, cells and fences are loom's.
+//!
+//! * [`fence`]: the asymmetric fence, light for the many, heavy for the few.
+//! * [`reclaim`]: memory that others may still be looking at, freed later.
+//! * [`thread_map`]: one value a thread, which outlives it.
 
-pub(crate) use std::sync::{Arc, MutexGuard, TryLockError};
+pub(crate) mod clock;
+pub(crate) mod fence;
+pub(crate) mod reclaim;
+#[cfg(not(cenote_loom))]
+mod thread_end;
+pub(crate) mod thread_map;
 
-#[cfg(feature = "grpc")]
-pub(crate) use std::sync::{OnceLock, Weak};
+#[cfg(not(cenote_loom))]
+mod imp {
+    pub(crate) use std::sync::Arc;
 
-pub(crate) mod atomic {
-    #[cfg(feature = "grpc")]
-    pub(crate) use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+    pub(crate) mod atomic {
+        #[cfg(feature = "grpc")]
+        pub(crate) use std::sync::atomic::{AtomicBool, AtomicU8};
+        pub(crate) use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+    }
+
+    /// `std`'s, in loom's dress: access is by closure, so that loom can see when it begins and ends.
+    #[derive(Debug)]
+    #[repr(transparent)]
+    pub(crate) struct UnsafeCell<T>(std::cell::UnsafeCell<T>);
+
+    impl<T> UnsafeCell<T> {
+        pub(crate) const fn new(value: T) -> Self {
+            UnsafeCell(std::cell::UnsafeCell::new(value))
+        }
+
+        #[inline(always)]
+        pub(crate) fn with_mut<R>(&self, access: impl FnOnce(*mut T) -> R) -> R {
+            access(self.0.get())
+        }
+    }
+
+    pub(crate) fn spin_loop() {
+        std::hint::spin_loop();
+    }
+
+    pub(crate) fn yield_now() {
+        std::thread::yield_now();
+    }
 }
+
+#[cfg(cenote_loom)]
+mod imp {
+    pub(crate) use loom::cell::UnsafeCell;
+
+    pub(crate) mod atomic {
+        pub(crate) use loom::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+    }
+
+    pub(crate) fn spin_loop() {
+        loom::thread::yield_now();
+    }
+
+    pub(crate) fn yield_now() {
+        loom::thread::yield_now();
+    }
+}
+
+pub(crate) use self::imp::*;
+#[cfg(all(feature = "grpc", not(cenote_loom)))]
+pub(crate) use std::sync::{OnceLock, Weak};
 
 /// A mutex without poison.
 ///
 /// No code of a user runs while one of this crate's locks is held, so a panic cannot leave what it guards
 /// half-changed; a thread that died elsewhere must not take the pool with it.
-#[derive(Debug, Default)]
+#[cfg(all(feature = "grpc", not(cenote_loom)))]
+#[derive(Debug)]
 pub(crate) struct Mutex<T>(std::sync::Mutex<T>);
 
+#[cfg(all(feature = "grpc", not(cenote_loom)))]
 impl<T> Mutex<T> {
     pub(crate) const fn new(value: T) -> Self {
         Mutex(std::sync::Mutex::new(value))
     }
 
     #[inline]
-    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+    pub(crate) fn lock(&self) -> std::sync::MutexGuard<'_, T> {
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
-    #[inline]
-    pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
-        match self.0.try_lock() {
-            Ok(guard) => Some(guard),
-            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
-        }
     }
 }

@@ -1,9 +1,11 @@
 //! [`SyncPool`]: scratch objects, reused.
 
+mod config;
 mod guard;
 
 use std::fmt;
 
+pub use self::config::PoolConfig;
 pub use self::guard::{OwnedPooled, Pooled};
 use crate::local::Cache;
 use crate::primitive::Arc;
@@ -11,10 +13,10 @@ use crate::stats::Stats;
 
 /// A pool of objects that any thread may take and give back, after Go's `sync.Pool`.
 ///
-/// Each thread has a shard of its own; a get takes what this thread put last, while it is still in its cache.
-/// What one shard has too much travels to the others by a shared depot, a batch at a time; a get that finds neither
-/// takes from another thread's shard before it lets the factory make a new object. Nothing is ever lost on a thread
-/// that went to sleep or ended.
+/// Each thread has a shard of its own; a get takes what this thread put last, while it is still in its cache, with a few
+/// plain loads and stores. What one shard has too much travels to the others by a shared depot, a magazine at a time; a
+/// get that finds neither takes from another thread's shard before it lets the factory make a new object. Nothing is
+/// lost on a thread that went to sleep or ended.
 ///
 /// ```
 /// use cenote::SyncPool;
@@ -38,8 +40,12 @@ use crate::stats::Stats;
 ///
 /// # What it promises
 ///
-/// * An object that is put may be dropped at any time after: a pool is for things that can be made again. It has no
-///   maximum; it shrinks by [`age`](Self::age).
+/// * An object that is put may be dropped at any time after: a pool is for things that can be made again.
+/// * An object that nobody used for two generations is dropped. A generation ends when its period is over, 60 s
+///   [by default](PoolConfig::period), and the pool is used; or by [`age`](Self::age). A pool that nobody uses at all
+///   keeps what it has until somebody calls `age`. There is no maximum.
+/// * No get, put or drop of a guard drops more than 8 objects whose time is up. What is due goes with the operations
+///   that follow; `age` and `clear` drop all at once.
 /// * A put of an object happens before the get that returns it.
 /// * Which object a get returns is not promised. On one thread it is most often the one put last.
 /// * The factory, the recycle hook and the `Drop` of an object run without any lock held: they may use this pool,
@@ -72,9 +78,25 @@ use crate::stats::Stats;
 /// # The algorithm
 ///
 /// Shards, the victim generation and the order of the search follow Go's
-/// [`sync/pool.go`](https://go.dev/src/sync/pool.go); the batches that travel by the depot follow the magazines of
-/// Bonwick and Adams, *Magazines and Vmem* (USENIX ATC 2001). One thread's shard keeps up to 32 objects of the
-/// current generation and those of its victim generation; what is above that lies in the depot.
+/// [`sync/pool.go`](https://go.dev/src/sync/pool.go); the magazines and their depot follow Bonwick and Adams,
+/// *Magazines and Vmem* (USENIX ATC 2001). A shard is behind a lock that is biased towards its thread: see Kawachiya,
+/// Koseki and Onodera, *Lock Reservation* (OOPSLA 2002), and for the asymmetric fence under it Linux's `membarrier(2)`. Where
+/// that is not to be had the pool finds out by itself, and pays a fence for each operation.
+///
+/// # What is kept in memory
+///
+/// A shard for each thread that ever used the pool at the same time as the others: 384 bytes on 64-bit x86 where `T` is
+/// as large as a pointer. In it lie up to 128 bytes of objects, 16 at most; beside it is a spare magazine of as many as
+/// fit 2 KiB, 16 at most, one at least. What is above that lies in the depot, in magazines of the same size. So an idle
+/// pool, one that is not aged, retains at most the objects that were idle at once, and what a thread
+/// keeps to itself is at most 32 of them, fewer where they are larger than 8 bytes: `min(16, 128 / size) +
+/// min(16, max(1, 2048 / size))`.
+///
+/// # Forks
+///
+/// A forked child may use the pools of its parent, also when the fork came in the middle of another thread's operation.
+/// What lay in the shards of threads that do not exist in the child is out of its reach if they were busy. (What the
+/// `thread_local` crate itself locks when a thread is born or ends is beyond us.)
 pub struct SyncPool<T: Send, F = fn() -> T> {
     factory: F,
     /// Resets an object before it is kept, or refuses it.
@@ -90,7 +112,13 @@ impl<T: Send, F> SyncPool<T, F> {
     /// static BUFS: SyncPool<Vec<u8>> = SyncPool::new(Vec::new);
     /// ```
     pub const fn new(factory: F) -> Self {
-        SyncPool { factory, recycle: None, cache: Cache::new() }
+        Self::with_config(factory, PoolConfig::new())
+    }
+
+    /// A pool of dear objects, that ages by hand alone: other threads' shards are searched at each miss.
+    #[cfg(feature = "grpc")]
+    pub(crate) const fn dear(factory: F) -> Self {
+        SyncPool { factory, recycle: None, cache: Cache::new(true, None) }
     }
 
     /// A pool with a hook that sees each object that comes back, before it is kept: it resets the object and
@@ -113,7 +141,12 @@ impl<T: Send, F> SyncPool<T, F> {
     where
         F: Fn() -> T,
     {
-        SyncPool { factory, recycle: Some(recycle), cache: Cache::new() }
+        Self::with_config(factory, PoolConfig::new().recycle(recycle))
+    }
+
+    /// A pool with other [options](PoolConfig) than the default ones.
+    pub const fn with_config(factory: F, config: PoolConfig<T>) -> Self {
+        SyncPool { factory, recycle: config.recycle, cache: Cache::new(false, config.period) }
     }
 
     /// Takes an object that the pool holds; `None` if there is none. Go's `Get` with a nil `New`.
@@ -158,7 +191,7 @@ impl<T: Send, F> SyncPool<T, F> {
     #[cold]
     fn make(&self, make: impl FnOnce() -> T) -> T {
         let object = make();
-        self.cache.count(|counts| counts.made += 1);
+        self.cache.count_made();
         object
     }
 
@@ -168,18 +201,26 @@ impl<T: Send, F> SyncPool<T, F> {
     ///
     /// If the recycle hook panics, or the `Drop` of an object that it refused. The object is gone, the pool works.
     #[inline]
-    pub fn put(&self, mut object: T) {
-        if let Some(recycle) = self.recycle
-            && !recycle(&mut object)
-        {
-            return self.refuse(object);
+    pub fn put(&self, object: T) {
+        match self.recycle {
+            None => self.cache.put(object),
+            Some(recycle) => self.recycle(recycle, object),
         }
-        self.cache.put(object);
+    }
+
+    /// Apart from `put`, so that there the object need not have an address.
+    #[inline]
+    fn recycle(&self, recycle: fn(&mut T) -> bool, mut object: T) {
+        if recycle(&mut object) {
+            self.cache.put(object);
+        } else {
+            self.refuse(object);
+        }
     }
 
     #[cold]
     fn refuse(&self, object: T) {
-        self.cache.count(|counts| counts.refused += 1);
+        self.cache.count_refused();
         drop(object);
     }
 
@@ -272,7 +313,7 @@ impl<T: Send + Default> Default for SyncPool<T> {
 
 impl<T: Send, F> fmt::Debug for SyncPool<T, F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Stats { made, hits, idle, .. } = self.cache.stats_without_waiting();
+        let Stats { made, hits, idle, .. } = self.cache.stats();
         f.debug_struct("SyncPool")
             .field("made", &made)
             .field("hits", &hits)

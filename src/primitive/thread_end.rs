@@ -30,14 +30,8 @@ struct Sentinel;
 impl Drop for Sentinel {
     fn drop(&mut self) {
         LIFE.set(Life::Ended);
+        super::thread_map::forget_all();
     }
-}
-
-/// Is there no sentinel yet? Also a thread that finds a shard at once, one that a dead thread left under the number
-/// that this one has from another user of `thread_local`, needs a sentinel.
-#[inline]
-pub(super) fn unseen() -> bool {
-    LIFE.get() == Life::Unseen
 }
 
 /// Runs `get_or`, unless the thread is past having a shard.

@@ -1,0 +1,374 @@
+//! Magazines, and the lock-free stacks that the depot is made of.
+//!
+//! A [`Magazine`] is a heap block with room for a fixed number of objects. One has one owner: a shard, a thread that works
+//! on it, or a [`Stack`].
+//!
+//! # The stack
+//!
+//! Treiber's (*Systems programming: coping with parallelism*, IBM, 1986), with the memory of its nodes reclaimed by epochs.
+//!
+//! * **push** writes the node's `next` and swings `head` to it with Release, so that whoever finds the node also finds
+//!   its objects.
+//! * **pop** is pinned while it reads `next` of a node that another may pop meanwhile. Who swings `head` away from a
+//!   node owns the node and its objects: it moves the objects out at once, so that what waits for an epoch is
+//!   an empty block, never an object of a user.
+//! * A node that a stack lets go is never pushed onto the same stack again, nor is its memory used for another while
+//!   somebody is pinned who may have seen it: so `head` cannot come back to a value that was read before (no ABA).
+
+use std::alloc::{self, Layout};
+use std::marker::PhantomData;
+use std::mem;
+use std::ptr::{self, NonNull};
+
+use crate::primitive::atomic::{AtomicPtr, Ordering};
+use crate::primitive::reclaim::{self, Pin};
+
+/// Bytes of objects that a magazine is made for; it holds at least one object, and at most [`MOST`].
+const BYTES: usize = 2048;
+const MOST: usize = if cfg!(cenote_loom) { 2 } else { 16 };
+
+/// How many `T` a magazine holds.
+pub(super) const fn capacity<T>() -> usize {
+    match size_of::<T>() {
+        0 => MOST,
+        size => {
+            let fit = BYTES / size;
+            if fit < 1 {
+                1
+            } else if fit > MOST {
+                MOST
+            } else {
+                fit
+            }
+        }
+    }
+}
+
+/// How old the objects in a magazine are.
+///
+/// Travelling does not change it: an object grows young again by being used, not by lying beside one that is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Generation {
+    /// Put since the last ageing.
+    Fresh,
+    /// Put before it.
+    Victim,
+}
+
+/// The head of the block; the objects follow it.
+struct Header<T> {
+    /// Set by `push`. Read by those who race to pop the node, also after they have lost.
+    next: AtomicPtr<Header<T>>,
+    /// The first `len` places hold objects. The owner's.
+    len: usize,
+    /// Of the objects in it. The owner's; of those that wait in a stack, the stack knows better.
+    generation: Generation,
+    _objects: PhantomData<T>,
+}
+
+impl<T> Header<T> {
+    const LAYOUT: (Layout, usize) = {
+        let objects = match Layout::array::<T>(capacity::<T>()) {
+            Ok(objects) => objects,
+            Err(_) => panic!("an object of this type is too large for any address space"),
+        };
+        match Layout::new::<Header<T>>().extend(objects) {
+            Ok((layout, offset)) => (layout.pad_to_align(), offset),
+            Err(_) => panic!("an object of this type is too large for any address space"),
+        }
+    };
+
+    /// Frees the block and looks at nothing in it.
+    ///
+    /// # Safety
+    ///
+    /// `block` came from `Magazine::new` and is not used again.
+    unsafe fn free(block: *mut Header<T>) {
+        // loom counts its atomics.
+        #[cfg(cenote_loom)]
+        // SAFETY: it was written in `Magazine::new`.
+        unsafe {
+            ptr::drop_in_place(&raw mut (*block).next);
+        }
+        // SAFETY: the caller's promise; the layout is that of the allocation.
+        unsafe { alloc::dealloc(block.cast(), Self::LAYOUT.0) }
+    }
+}
+
+/// The one owner of a magazine. Drops the objects that are in it.
+pub(super) struct Magazine<T>(NonNull<Header<T>>);
+
+// SAFETY: a magazine owns its objects as a vector does, and is sent and shared as one.
+unsafe impl<T: Send> Send for Magazine<T> {}
+
+impl<T> Magazine<T> {
+    pub(super) fn new() -> Self {
+        let (layout, _) = Header::<T>::LAYOUT;
+        // SAFETY: the layout holds a header, so it is not of size zero.
+        let block = unsafe { alloc::alloc(layout) }.cast::<Header<T>>();
+        let Some(block) = NonNull::new(block) else { alloc::handle_alloc_error(layout) };
+        let header = Header {
+            next: AtomicPtr::new(ptr::null_mut()),
+            len: 0,
+            generation: Generation::Fresh,
+            _objects: PhantomData,
+        };
+        // SAFETY: freshly allocated for it.
+        unsafe { block.write(header) };
+        Magazine(block)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        // SAFETY: we own the block, and it was initialised in `new`.
+        unsafe { (*self.0.as_ptr()).len }
+    }
+
+    pub(super) fn set_len(&mut self, len: usize) {
+        // SAFETY: as in `len`.
+        unsafe { (*self.0.as_ptr()).len = len }
+    }
+
+    pub(super) fn generation(&self) -> Generation {
+        // SAFETY: as in `len`.
+        unsafe { (*self.0.as_ptr()).generation }
+    }
+
+    pub(super) fn set_generation(&mut self, generation: Generation) {
+        // SAFETY: as in `len`.
+        unsafe { (*self.0.as_ptr()).generation = generation }
+    }
+
+    /// The first place.
+    pub(super) fn objects(&self) -> *mut T {
+        // SAFETY: the offset lies within the block.
+        unsafe { self.0.as_ptr().byte_add(Header::<T>::LAYOUT.1).cast() }
+    }
+
+    /// Puts an object in; gives it back if there is no room.
+    pub(super) fn push(&mut self, object: T) -> Result<(), T> {
+        let len = self.len();
+        if len == capacity::<T>() {
+            return Err(object);
+        }
+        // SAFETY: a place below the capacity, with no object in it.
+        unsafe { self.objects().add(len).write(object) };
+        self.set_len(len + 1);
+        Ok(())
+    }
+
+    /// All objects but the last `keep` of them.
+    pub(super) fn split_off(&mut self, keep: usize) -> Magazine<T> {
+        let mut rest = Magazine::new();
+        rest.set_generation(self.generation());
+        let len = self.len();
+        let moved = len - keep.min(len);
+        // SAFETY: the first `moved` objects go to a block of their own, the others close the gap; each is in one place
+        // after.
+        unsafe {
+            ptr::copy_nonoverlapping(self.objects(), rest.objects(), moved);
+            ptr::copy(self.objects().add(moved), self.objects(), len - moved);
+        }
+        rest.set_len(moved);
+        self.set_len(len - moved);
+        rest
+    }
+
+    pub(super) fn pop(&mut self) -> Option<T> {
+        let len = self.len().checked_sub(1)?;
+        self.set_len(len);
+        // SAFETY: the place holds an object, and does not any more.
+        Some(unsafe { self.objects().add(len).read() })
+    }
+
+    fn into_raw(self) -> *mut Header<T> {
+        mem::ManuallyDrop::new(self).0.as_ptr()
+    }
+
+    /// Moves the objects of a node that was popped into a magazine of their own, and leaves the node to the epochs.
+    ///
+    /// # Safety
+    ///
+    /// The caller has unlinked `node`, and nobody else has.
+    unsafe fn move_out(node: *mut Header<T>, pin: &Pin) -> Magazine<T> {
+        let mut magazine = Magazine::new();
+        // SAFETY: who unlinked it owns its objects and its length; others may still read its `next`, which stays.
+        unsafe {
+            let len = (*node).len;
+            let objects = node.byte_add(Header::<T>::LAYOUT.1).cast::<T>();
+            ptr::copy_nonoverlapping(objects, magazine.objects(), len);
+            magazine.set_len(len);
+            pin.free_later(node, Header::free);
+        }
+        magazine
+    }
+}
+
+impl<T> Drop for Magazine<T> {
+    fn drop(&mut self) {
+        /// Frees the block also when an object's drop panics; a slice drops the others all the same.
+        struct Free<T>(*mut Header<T>);
+        impl<T> Drop for Free<T> {
+            fn drop(&mut self) {
+                // SAFETY: the magazine owned it, and is gone.
+                unsafe { Header::free(self.0) }
+            }
+        }
+        let _free = Free(self.0.as_ptr());
+        let objects = ptr::slice_from_raw_parts_mut(self.objects(), self.len());
+        // SAFETY: the first `len` places hold objects, which nobody else will drop.
+        unsafe { ptr::drop_in_place(objects) }
+    }
+}
+
+/// See the head of the file.
+pub(super) struct Stack<T> {
+    head: AtomicPtr<Header<T>>,
+    _owns: PhantomData<T>,
+}
+
+// SAFETY: a stack passes objects from thread to thread, one owner each, and shows none to two at once.
+unsafe impl<T: Send> Send for Stack<T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Sync for Stack<T> {}
+
+/// A list that was taken off a stack: its one owner walks it alone, but latecomers may still read `next` of its nodes.
+pub(super) struct List<T> {
+    first: *mut Header<T>,
+    pin: Pin,
+}
+
+impl<T> Stack<T> {
+    #[cfg(not(cenote_loom))]
+    pub(super) const fn new() -> Self {
+        Stack { head: AtomicPtr::new(ptr::null_mut()), _owns: PhantomData }
+    }
+
+    #[cfg(cenote_loom)]
+    pub(super) fn new() -> Self {
+        Stack { head: AtomicPtr::new(ptr::null_mut()), _owns: PhantomData }
+    }
+
+    /// A hint: it may be so no longer.
+    pub(super) fn is_empty(&self) -> bool {
+        self.head.load(Ordering::Relaxed).is_null()
+    }
+
+    /// Gives a magazine away. One that is empty is dropped.
+    pub(super) fn push(&self, magazine: Magazine<T>) {
+        if magazine.len() > 0 {
+            self.link(magazine.into_raw());
+        }
+    }
+
+    fn link(&self, node: *mut Header<T>) {
+        let mut head = self.head.load(Ordering::Relaxed);
+        loop {
+            // SAFETY: the node is ours until it is linked. Relaxed: the exchange below publishes it.
+            unsafe { (*node).next.store(head, Ordering::Relaxed) };
+            // Release: who finds the node finds what is in it. On failure nothing is read through `head`.
+            match self.head.compare_exchange_weak(head, node, Ordering::Release, Ordering::Relaxed) {
+                Ok(_) => return,
+                Err(now) => head = now,
+            }
+        }
+    }
+
+    /// The magazine that was pushed last.
+    pub(super) fn pop(&self) -> Option<Magazine<T>> {
+        if self.is_empty() {
+            return None;
+        }
+        let pin = reclaim::pin();
+        // Acquire: pairs with the Release in `link`, of this node or of one above it (an exchange in between continues
+        // the release sequence).
+        let mut head = self.head.load(Ordering::Acquire);
+        loop {
+            if head.is_null() {
+                return None;
+            }
+            // SAFETY: the node was linked after we pinned, or was when we did: it is not freed before we leave.
+            let next = unsafe { (*head).next.load(Ordering::Relaxed) };
+            match self.head.compare_exchange_weak(head, next, Ordering::Acquire, Ordering::Acquire) {
+                // SAFETY: the exchange unlinked it, for us alone.
+                Ok(_) => return Some(unsafe { Magazine::move_out(head, &pin) }),
+                Err(now) => head = now,
+            }
+        }
+    }
+
+    /// Everything.
+    pub(super) fn take_all(&self) -> List<T> {
+        let pin = reclaim::pin();
+        // Acquire: as in `pop`.
+        let first = self.head.swap(ptr::null_mut(), Ordering::Acquire);
+        List { first, pin }
+    }
+
+    /// How many objects there are. Walks the stack, which is consistent only while nobody changes it.
+    pub(super) fn count(&self) -> usize {
+        let _pin = reclaim::pin();
+        // SAFETY: pinned.
+        unsafe { count(self.head.load(Ordering::Acquire)) }
+    }
+}
+
+/// The objects in a chain of nodes.
+///
+/// # Safety
+///
+/// The nodes must not be freed meanwhile. (`len` is not written after a node was linked.)
+unsafe fn count<T>(mut node: *mut Header<T>) -> usize {
+    let mut count = 0;
+    while !node.is_null() {
+        // SAFETY: the caller's promise.
+        unsafe {
+            count += (*node).len;
+            node = (*node).next.load(Ordering::Acquire);
+        }
+    }
+    count
+}
+
+impl<T> List<T> {
+    pub(super) fn count(&self) -> usize {
+        // SAFETY: the list owns its nodes, and is pinned.
+        unsafe { count(self.first) }
+    }
+
+    pub(super) fn pop(&mut self) -> Option<Magazine<T>> {
+        if self.first.is_null() {
+            return None;
+        }
+        let node = self.first;
+        // SAFETY: the list owns its nodes; `move_out` leaves the node's memory to those who may still look at it.
+        unsafe {
+            self.first = (*node).next.load(Ordering::Relaxed);
+            Some(Magazine::move_out(node, &self.pin))
+        }
+    }
+}
+
+impl<T> Drop for List<T> {
+    fn drop(&mut self) {
+        // A magazine whose objects panic must not keep the others from being dropped.
+        struct Rest<'a, T>(&'a mut List<T>);
+        impl<T> Drop for Rest<'_, T> {
+            fn drop(&mut self) {
+                while let Some(magazine) = self.0.pop() {
+                    drop(magazine);
+                }
+            }
+        }
+        while let Some(magazine) = self.pop() {
+            let rest = Rest(self);
+            drop(magazine);
+            mem::forget(rest);
+        }
+    }
+}
+
+impl<T> Drop for Stack<T> {
+    fn drop(&mut self) {
+        drop(self.take_all());
+    }
+}

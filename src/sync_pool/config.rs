@@ -1,0 +1,79 @@
+//! [`PoolConfig`]: what a pool does beside taking and giving.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::tide::DEFAULT_PERIOD;
+
+/// Options of a [`SyncPool`](super::SyncPool), for [`SyncPool::with_config`](super::SyncPool::with_config). Plain data, and
+/// `const`, so that it may stand in a `static`.
+///
+/// ```
+/// use std::time::Duration;
+/// use cenote::{PoolConfig, SyncPool};
+///
+/// static BUFS: SyncPool<Vec<u8>> = SyncPool::with_config(
+///     Vec::new,
+///     PoolConfig::new()
+///         .recycle(|buf: &mut Vec<u8>| {
+///             buf.clear();
+///             true
+///         })
+///         .period(Duration::from_secs(10)),
+/// );
+/// ```
+#[must_use]
+pub struct PoolConfig<T> {
+    pub(super) recycle: Option<fn(&mut T) -> bool>,
+    pub(super) period: Option<Duration>,
+}
+
+impl<T> PoolConfig<T> {
+    /// The defaults: no recycle hook, and a generation of 60 s.
+    pub const fn new() -> Self {
+        PoolConfig { recycle: None, period: Some(DEFAULT_PERIOD) }
+    }
+
+    /// A hook that resets each object before it is kept, or refuses it: see
+    /// [`SyncPool::with_recycle`](super::SyncPool::with_recycle). Default: none.
+    pub const fn recycle(mut self, recycle: fn(&mut T) -> bool) -> Self {
+        self.recycle = Some(recycle);
+        self
+    }
+
+    /// How long a generation lasts while the pool is in use; an object that is not used for two of them is dropped. Counted in
+    /// milliseconds, at least one. Default: 60 s.
+    pub const fn period(mut self, period: Duration) -> Self {
+        self.period = Some(period);
+        self
+    }
+
+    /// No generation passes but by [`SyncPool::age`](super::SyncPool::age).
+    pub const fn age_by_hand(mut self) -> Self {
+        self.period = None;
+        self
+    }
+}
+
+impl<T> Default for PoolConfig<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T> Clone for PoolConfig<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for PoolConfig<T> {}
+
+impl<T> fmt::Debug for PoolConfig<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PoolConfig")
+            .field("recycle", &self.recycle.is_some())
+            .field("period", &self.period)
+            .finish()
+    }
+}
