@@ -63,6 +63,8 @@ mod tide;
 pub use self::stats::Stats;
 #[cfg(not(cenote_loom))]
 pub use self::sync_pool::{OwnedPooled, PoolConfig, Pooled, SyncPool};
+#[cfg(not(cenote_loom))]
+pub use self::tide::{Ageable, Ager, AgerConfig};
 
 #[cfg(all(feature = "grpc", not(cenote_loom)))]
 #[cfg_attr(docsrs, doc(cfg(feature = "grpc")))]

@@ -15,7 +15,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     // second floor: the pools
     ("sync_pool", &["primitive", "local", "stats", "tide"]),
     ("grpc", &["primitive", "stats"]),
-    ("grpc/client_pool", &["primitive", "stats", "sync_pool"]),
+    ("grpc/client_pool", &["primitive", "stats", "tide", "sync_pool"]),
 ];
 
 fn sources(dir: &Path, found: &mut Vec<PathBuf>) {

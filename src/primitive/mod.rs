@@ -68,24 +68,76 @@ mod imp {
 
 pub(crate) use self::imp::*;
 #[cfg(all(feature = "grpc", not(cenote_loom)))]
-pub(crate) use std::sync::{OnceLock, Weak};
+pub(crate) use std::sync::OnceLock;
 
-/// A mutex without poison.
-///
-/// No code of a user runs while one of this crate's locks is held, so a panic cannot leave what it guards
-/// half-changed; a thread that died elsewhere must not take the pool with it.
-#[cfg(all(feature = "grpc", not(cenote_loom)))]
-#[derive(Debug)]
-pub(crate) struct Mutex<T>(std::sync::Mutex<T>);
+#[cfg(not(cenote_loom))]
+pub(crate) use self::blocking::*;
 
-#[cfg(all(feature = "grpc", not(cenote_loom)))]
-impl<T> Mutex<T> {
-    pub(crate) const fn new(value: T) -> Self {
-        Mutex(std::sync::Mutex::new(value))
+/// For those who wait: none of it is on a path of a get or a put.
+#[cfg(not(cenote_loom))]
+mod blocking {
+    use std::sync::{MutexGuard, PoisonError, TryLockError};
+    use std::thread::{self, ThreadId};
+    use std::time::Duration;
+
+    pub(crate) use std::sync::Weak;
+    pub(crate) use std::thread::JoinHandle;
+
+    /// A mutex without poison.
+    ///
+    /// No code of a user runs while one of this crate's locks is held, so a panic cannot leave what it guards
+    /// half-changed; a thread that died elsewhere must not take the pool with it.
+    #[derive(Debug)]
+    pub(crate) struct Mutex<T>(std::sync::Mutex<T>);
+
+    impl<T> Mutex<T> {
+        pub(crate) const fn new(value: T) -> Self {
+            Mutex(std::sync::Mutex::new(value))
+        }
+
+        #[inline]
+        pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        }
+
+        pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+            match self.0.try_lock() {
+                Ok(guard) => Some(guard),
+                Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+                Err(TryLockError::WouldBlock) => None,
+            }
+        }
     }
 
-    #[inline]
-    pub(crate) fn lock(&self) -> std::sync::MutexGuard<'_, T> {
-        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    #[derive(Debug)]
+    pub(crate) struct Condvar(std::sync::Condvar);
+
+    impl Condvar {
+        pub(crate) const fn new() -> Self {
+            Condvar(std::sync::Condvar::new())
+        }
+
+        pub(crate) fn notify_all(&self) {
+            self.0.notify_all();
+        }
+
+        pub(crate) fn wait_timeout<'a, T>(
+            &self,
+            guard: MutexGuard<'a, T>,
+            time: Duration,
+        ) -> MutexGuard<'a, T> {
+            self.0.wait_timeout(guard, time).unwrap_or_else(PoisonError::into_inner).0
+        }
+    }
+
+    pub(crate) fn spawn_thread(
+        name: &str,
+        run: impl FnOnce() + Send + 'static,
+    ) -> std::io::Result<JoinHandle<()>> {
+        thread::Builder::new().name(name.to_owned()).spawn(run)
+    }
+
+    pub(crate) fn current_thread() -> ThreadId {
+        thread::current().id()
     }
 }

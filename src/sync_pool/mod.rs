@@ -8,8 +8,9 @@ use std::fmt;
 pub use self::config::PoolConfig;
 pub use self::guard::{OwnedPooled, Pooled};
 use crate::local::Cache;
-use crate::primitive::Arc;
+use crate::primitive::{Arc, Weak};
 use crate::stats::Stats;
+use crate::tide::{Ageable, sealed};
 
 /// A pool of objects that any thread may take and give back, after Go's `sync.Pool`.
 ///
@@ -41,9 +42,10 @@ use crate::stats::Stats;
 /// # What it promises
 ///
 /// * An object that is put may be dropped at any time after: a pool is for things that can be made again.
-/// * An object that nobody used for two generations is dropped. A generation ends when its period is over, 60 s
-///   [by default](PoolConfig::period), and the pool is used; or by [`age`](Self::age). A pool that nobody uses at all
-///   keeps what it has until somebody calls `age`. There is no maximum.
+/// * An object that nobody used for two generations is dropped. A generation ends by [`age`](Self::age), or when its
+///   period is over, 60 s [by default](PoolConfig::period): that is noticed by gets and puts that go beyond the
+///   thread's own shard, so a pool that nobody uses, or that is used one object at a time, keeps what it has. An
+///   [`Ager`](crate::Ager) is there for that. There is no maximum.
 /// * No get, put or drop of a guard drops more than 8 objects whose time is up. What is due goes with the operations
 ///   that follow; `age` and `clear` drop all at once.
 /// * A put of an object happens before the get that returns it.
@@ -301,6 +303,26 @@ impl<T: Send, F: Fn() -> T> SyncPool<T, F> {
     #[inline]
     pub fn take(&self) -> T {
         self.take_or_else(&self.factory)
+    }
+}
+
+impl<T: Send, F> sealed::Sealed for &'static SyncPool<T, F> {}
+
+impl<T: Send, F: Sync> Ageable for &'static SyncPool<T, F> {
+    fn pass_generation(&self) -> bool {
+        self.age();
+        true
+    }
+}
+
+impl<T: Send, F> sealed::Sealed for Weak<SyncPool<T, F>> {}
+
+impl<T: Send + 'static, F: Send + Sync + 'static> Ageable for Weak<SyncPool<T, F>> {
+    fn pass_generation(&self) -> bool {
+        self.upgrade().is_some_and(|pool| {
+            pool.age();
+            true
+        })
     }
 }
 

@@ -1,4 +1,13 @@
-//! When a generation is over: a period of a coarse clock, looked at by those who are on a slow path anyway.
+//! When a generation is over: a period of a coarse clock, looked at by those who are on a slow path anyway, or the
+//! word of a [background thread](Ager).
+
+#[cfg(not(cenote_loom))]
+mod ager;
+
+#[cfg(not(cenote_loom))]
+pub(crate) use self::ager::sealed;
+#[cfg(not(cenote_loom))]
+pub use self::ager::{Ageable, Ager, AgerConfig};
 
 use std::time::Duration;
 

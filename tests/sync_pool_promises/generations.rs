@@ -1,8 +1,9 @@
 //! How objects go: by age, by `clear`, and with the pool.
 
 use std::thread;
+use std::time::{Duration, Instant};
 
-use cenote::SyncPool;
+use cenote::{PoolConfig, SyncPool};
 
 use crate::census::Census;
 
@@ -80,4 +81,47 @@ fn what_travels_with_a_used_object_does_not_grow_young_with_it() {
         assert_eq!((census.dropped(), pool.stats().aged), (99, 99));
         drop(used);
     });
+}
+
+#[test]
+fn a_pool_in_use_shrinks_by_itself_and_no_operation_drops_more_than_eight() {
+    let census = Census::new();
+    let config = PoolConfig::new().period(Duration::from_millis(1));
+    let pool = SyncPool::with_config(|| census.object(), config);
+    (0..2000).for_each(|_| pool.put(census.object()));
+    let mut most = 0;
+    let mut count = || {
+        let before = census.dropped();
+        move |dropped: usize| dropped - before
+    };
+    let start = Instant::now();
+    // In use are 50 at once, more than a thread keeps to itself.
+    while pool.stats().idle > 200 {
+        assert!(start.elapsed() < Duration::from_secs(20), "{:?}", pool.stats());
+        let mut in_use = Vec::new();
+        for _ in 0..50 {
+            let since = count();
+            in_use.push(pool.take());
+            most = most.max(since(census.dropped()));
+        }
+        for object in in_use {
+            let since = count();
+            pool.put(object);
+            most = most.max(since(census.dropped()));
+        }
+    }
+    assert!((1..=8).contains(&most), "{most} objects were dropped by one operation");
+    assert_eq!(pool.stats().made, 0, "the 50 stayed");
+}
+
+#[test]
+fn by_hand_means_by_hand() {
+    let pool: SyncPool<usize> = SyncPool::with_config(usize::default, PoolConfig::new().age_by_hand());
+    (0..200).for_each(|i| pool.put(i));
+    thread::sleep(Duration::from_millis(5));
+    for _ in 0..100 {
+        let all: Vec<_> = (0..200).map(|_| pool.take()).collect();
+        all.into_iter().for_each(|i| pool.put(i));
+    }
+    assert_eq!((pool.stats().aged, pool.stats().made), (0, 0));
 }

@@ -25,6 +25,7 @@ use super::group::{Group, Return, bump};
 use super::trace::trace_event;
 use crate::primitive::Arc;
 use crate::sync_pool::SyncPool;
+use crate::tide::{Ageable, sealed};
 
 /// A pool of gRPC connections to one target, which hands out none that it knows to be broken.
 ///
@@ -242,6 +243,15 @@ impl ClientPool {
     /// The counters, and what there is now.
     pub fn stats(&self) -> ClientPoolStats {
         ClientPoolStats::read(&self.inner.stock.stats(), &self.inner.group.counters)
+    }
+}
+
+impl sealed::Sealed for &'static ClientPool {}
+
+impl Ageable for &'static ClientPool {
+    fn pass_generation(&self) -> bool {
+        self.age();
+        true
     }
 }
 

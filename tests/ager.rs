@@ -1,0 +1,144 @@
+//! The background ager: idle pools give their memory back.
+
+use std::fs;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use cenote::{Ager, AgerConfig, PoolConfig, SyncPool};
+
+/// By hand alone, so that what is seen is the ager's work.
+fn pool<T: Send + Default + 'static>() -> Arc<SyncPool<T>> {
+    Arc::new(SyncPool::with_config(T::default as fn() -> T, PoolConfig::new().age_by_hand()))
+}
+
+fn every(period: Duration) -> AgerConfig {
+    AgerConfig { period, memory_pressure: None, ..AgerConfig::default() }
+}
+
+const OFTEN: Duration = Duration::from_millis(2);
+const SELDOM: Duration = Duration::from_secs(3600);
+
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < Duration::from_secs(10), "not within 10 s: {what}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn an_idle_pool_ends_up_empty_also_of_what_parked_threads_hold() {
+    let pool = pool::<Vec<u8>>();
+    let (release, parked) = mpsc::channel::<()>();
+    let (tell, filled) = mpsc::channel();
+    let parked = {
+        let pool = Arc::clone(&pool);
+        thread::spawn(move || {
+            (0..40).for_each(|i| pool.put(vec![i]));
+            tell.send(()).unwrap();
+            let _ = parked.recv();
+        })
+    };
+    (0..40).for_each(|i| pool.put(vec![i]));
+    filled.recv().unwrap();
+    assert_eq!(pool.stats().idle, 80);
+    let _ager = Ager::spawn(every(OFTEN)).watch(Arc::downgrade(&pool));
+    eventually("the pool is empty", || pool.stats().idle == 0);
+    assert_eq!(pool.stats().aged, 80);
+    drop(release);
+    parked.join().unwrap();
+}
+
+#[test]
+fn a_static_pool_may_be_watched() {
+    static POOL: SyncPool<Vec<u8>> = SyncPool::with_config(Vec::new, PoolConfig::new().age_by_hand());
+    POOL.put(vec![1]);
+    let _ager = Ager::spawn(every(OFTEN)).watch(&POOL);
+    eventually("the pool is empty", || POOL.stats().idle == 0);
+}
+
+#[test]
+fn a_pool_that_is_dropped_is_gone_at_once_and_the_others_are_still_aged() {
+    let (first, second) = (pool::<Vec<u8>>(), pool::<Vec<u8>>());
+    let ager = Ager::spawn(every(OFTEN)).watch(Arc::downgrade(&first));
+    ager.add(Arc::downgrade(&second));
+    let weak = Arc::downgrade(&first);
+    drop(first);
+    // The ager may be in the middle of it, but keeps it no longer than that.
+    eventually("the first is gone", || weak.strong_count() == 0);
+    second.put(vec![1]);
+    eventually("the second is empty", || second.stats().idle == 0);
+}
+
+#[test]
+fn without_its_handle_it_ages_no_more() {
+    let pool = pool::<Vec<u8>>();
+    drop(Ager::spawn(every(OFTEN)).watch(Arc::downgrade(&pool)));
+    pool.put(vec![1]);
+    thread::sleep(10 * OFTEN);
+    assert_eq!(pool.stats().idle, 1);
+    assert_eq!(Arc::weak_count(&pool), 0, "it has let go of the pool");
+}
+
+#[test]
+fn it_stops_at_once_however_long_its_period() {
+    let start = Instant::now();
+    drop(Ager::spawn(every(SELDOM)));
+    assert!(start.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn an_object_that_panics_in_its_drop_does_not_end_the_ageing() {
+    static DROPPED: AtomicUsize = AtomicUsize::new(0);
+    #[derive(Default)]
+    struct Touchy(bool);
+    impl Drop for Touchy {
+        fn drop(&mut self) {
+            DROPPED.fetch_add(1, Ordering::Relaxed);
+            assert!(!self.0, "as it must");
+        }
+    }
+    let pool = pool::<Touchy>();
+    let _ager = Ager::spawn(every(OFTEN)).watch(Arc::downgrade(&pool));
+    pool.put(Touchy(true));
+    eventually("the touchy one is dropped", || DROPPED.load(Ordering::Relaxed) == 1);
+    pool.put(Touchy(false));
+    eventually("the next one, too", || DROPPED.load(Ordering::Relaxed) == 2);
+}
+
+#[test]
+fn an_object_may_own_the_handle_of_the_ager_that_drops_it() {
+    let pool = pool::<Mutex<Option<Ager>>>();
+    let ager = Ager::spawn(every(OFTEN)).watch(Arc::downgrade(&pool));
+    pool.put(Mutex::new(Some(ager)));
+    eventually("the ager has dropped itself", || Arc::weak_count(&pool) == 0);
+    assert_eq!(pool.stats().idle, 0);
+}
+
+#[test]
+fn memory_pressure_ages_at_once() {
+    let file = std::env::temp_dir().join(format!("cenote-ager-pressure-{}", std::process::id()));
+    // Each look finds a second of stall more than the last.
+    let mut total = 0u64;
+    let mut press = || {
+        total += 1_000_000;
+        // Whole or not at all: the ager may read at any time.
+        let new = file.with_extension("new");
+        fs::write(&new, format!("some avg10=0.00 avg60=0.00 avg300=0.00 total={total}\nfull total=0\n"))
+            .unwrap();
+        fs::rename(&new, &file).unwrap();
+    };
+    press();
+    let config =
+        AgerConfig { memory_pressure: Some(0.1), pressure_file: Some(file.clone()), ..every(SELDOM) };
+    let pool = pool::<Vec<u8>>();
+    pool.put(vec![1]);
+    let _ager = Ager::spawn(config).watch(Arc::downgrade(&pool));
+    eventually("the pool is empty, an hour early", || {
+        press();
+        pool.stats().idle == 0
+    });
+    fs::remove_file(&file).unwrap();
+}
