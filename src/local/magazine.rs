@@ -232,9 +232,10 @@ unsafe impl<T: Send> Send for Stack<T> {}
 unsafe impl<T: Send> Sync for Stack<T> {}
 
 /// A list that was taken off a stack: its one owner walks it alone, but latecomers may still read `next` of its nodes.
+///
+/// It is not pinned: whoever walks it may take long, and drops objects.
 pub(super) struct List<T> {
     first: *mut Header<T>,
-    pin: Pin,
 }
 
 impl<T> Stack<T> {
@@ -298,10 +299,8 @@ impl<T> Stack<T> {
 
     /// Everything.
     pub(super) fn take_all(&self) -> List<T> {
-        let pin = reclaim::pin();
-        // Acquire: as in `pop`.
-        let first = self.head.swap(ptr::null_mut(), Ordering::Acquire);
-        List { first, pin }
+        // Acquire: as in `pop`. Not pinned: nobody else frees what is ours from here on.
+        List { first: self.head.swap(ptr::null_mut(), Ordering::Acquire) }
     }
 
     /// How many objects there are. Walks the stack, which is consistent only while nobody changes it.
@@ -331,7 +330,7 @@ unsafe fn count<T>(mut node: *mut Header<T>) -> usize {
 
 impl<T> List<T> {
     pub(super) fn count(&self) -> usize {
-        // SAFETY: the list owns its nodes, and is pinned.
+        // SAFETY: the list owns its nodes: nobody else frees them.
         unsafe { count(self.first) }
     }
 
@@ -343,7 +342,7 @@ impl<T> List<T> {
         // SAFETY: the list owns its nodes; `move_out` leaves the node's memory to those who may still look at it.
         unsafe {
             self.first = (*node).next.load(Ordering::Relaxed);
-            Some(Magazine::move_out(node, &self.pin))
+            Some(Magazine::move_out(node, &reclaim::pin()))
         }
     }
 }

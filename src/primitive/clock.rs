@@ -1,6 +1,19 @@
-//! A clock that counts milliseconds from its first use, beginning at 1.
+//! A coarse clock that counts milliseconds from some time in the past; never 0.
 
-#[cfg(not(any(test, cenote_loom)))]
+#[cfg(all(unix, not(any(test, cenote_loom))))]
+pub(crate) fn now_ms() -> u64 {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    const CLOCK: libc::clockid_t = libc::CLOCK_MONOTONIC_COARSE;
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    const CLOCK: libc::clockid_t = libc::CLOCK_MONOTONIC;
+    // Without a start of our own to measure from: that would be a lock, which a forked child might find taken.
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a `timespec`, for the time of the call. If it fails time stands still.
+    unsafe { libc::clock_gettime(CLOCK, &raw mut time) };
+    time.tv_sec as u64 * 1000 + time.tv_nsec as u64 / 1_000_000 + 1
+}
+
+#[cfg(all(not(unix), not(any(test, cenote_loom))))]
 pub(crate) fn now_ms() -> u64 {
     use std::sync::OnceLock;
     use std::time::Instant;

@@ -28,8 +28,7 @@ pub(crate) fn full() {
 
 #[cfg(not(cenote_loom))]
 mod imp {
-    use std::sync::OnceLock;
-    use std::sync::atomic::{AtomicU32, Ordering, compiler_fence};
+    use std::sync::atomic::{AtomicU8, AtomicU32, Ordering, compiler_fence};
 
     use super::Unordered;
 
@@ -43,11 +42,24 @@ mod imp {
     }
 
     pub(crate) fn is_asymmetric() -> bool {
-        static REGISTERED: OnceLock<bool> = OnceLock::new();
-        *REGISTERED.get_or_init(|| {
-            watch_forks();
-            os::register()
-        })
+        const UNDECIDED: u8 = 0;
+        const ASYMMETRIC: u8 = 1;
+        const SYMMETRIC: u8 = 2;
+        // No `OnceLock`: a child that is forked while another thread decides must not wait for it. Those who decide at
+        // once each ask the system, and the first answer stands. Relaxed: it is a number.
+        static MODE: AtomicU8 = AtomicU8::new(UNDECIDED);
+        let mode = match MODE.load(Ordering::Relaxed) {
+            UNDECIDED => {
+                watch_forks();
+                let mode = if os::register() { ASYMMETRIC } else { SYMMETRIC };
+                match MODE.compare_exchange(UNDECIDED, mode, Ordering::Relaxed, Ordering::Relaxed) {
+                    Ok(_) => mode,
+                    Err(decided) => decided,
+                }
+            }
+            decided => decided,
+        };
+        mode == ASYMMETRIC
     }
 
     static GENERATION: AtomicU32 = AtomicU32::new(0);
