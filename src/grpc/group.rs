@@ -145,14 +145,8 @@ impl Group {
     /// Makes a member, unless there are as many as may be. `make` is told its number, and whether the pool is closed.
     pub(crate) fn try_join(&self, make: impl FnOnce(u64, bool) -> Arc<Shared>) -> Option<ClientConn> {
         let mut members = self.members.lock();
-        if let Some(limit) = &self.limit {
-            let most = limit.connections.get();
-            if members.list.len() >= most {
-                members.list.retain(|_, member| member.conn.strong_count() > 0);
-            }
-            if members.list.len() >= most {
-                return None;
-            }
+        if self.limit.as_ref().is_some_and(|limit| members.list.len() >= limit.connections.get()) {
+            return None;
         }
         members.last_id += 1;
         let id = members.last_id;
@@ -231,8 +225,12 @@ impl Group {
         let Members { list, cursor, .. } = &mut *members;
         let after = list.range((Bound::Excluded(*cursor), Bound::Unbounded));
         // An upgrade that succeeds is moved out, so no connection is dropped under the lock.
-        let (id, shared) =
-            after.chain(list.iter()).find_map(|(id, member)| Some((*id, member.conn.upgrade()?)))?;
+        let found = after.chain(list.iter()).find_map(|(id, member)| Some((*id, member.conn.upgrade()?)));
+        let Some((id, shared)) = found else {
+            // All are being dropped by other threads, which will not find their entries any more.
+            list.clear();
+            return None;
+        };
         *cursor = id;
         if let Some(member) = list.get_mut(&id) {
             member.out += 1;

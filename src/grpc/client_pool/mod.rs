@@ -181,7 +181,10 @@ impl ClientPool {
     fn share(&self) -> Option<(ClientConn, ConnectivityState)> {
         let group = &self.inner.group;
         let mut failing = None;
-        for _ in 0..group.members() {
+        // Most often the first will do; to look at all of them, one may look at as many as there are now.
+        let mut looks = 0;
+        while looks == 0 || looks < group.members() {
+            looks += 1;
             let (id, conn) = group.share_next()?;
             match conn.state() {
                 ConnectivityState::Shutdown => group.shut_down(id),
