@@ -29,8 +29,10 @@
 //!   a hook or a `Drop` may use the pool, take long or panic.
 
 mod magazine;
-#[cfg(all(test, cenote_loom))]
+#[cfg(all(test, cenote_loom, not(cenote_shuttle)))]
 mod models;
+#[cfg(all(test, cenote_shuttle))]
+mod schedules;
 mod shard;
 
 use std::time::Duration;

@@ -51,18 +51,43 @@ mod imp {
 
 #[cfg(cenote_loom)]
 mod imp {
+    // shuttle, which tries long schedules at random where loom tries all of the short ones, has loom's names.
+    #[cfg(not(cenote_shuttle))]
+    pub(crate) use loom as checker;
+    #[cfg(cenote_shuttle)]
+    pub(crate) use shuttle as checker;
+
+    #[cfg(not(cenote_shuttle))]
     pub(crate) use loom::cell::UnsafeCell;
 
+    /// shuttle sees no races on cells, only what comes of them.
+    #[cfg(cenote_shuttle)]
+    #[derive(Debug)]
+    pub(crate) struct UnsafeCell<T>(std::cell::UnsafeCell<T>);
+
+    #[cfg(cenote_shuttle)]
+    impl<T> UnsafeCell<T> {
+        pub(crate) fn new(value: T) -> Self {
+            UnsafeCell(std::cell::UnsafeCell::new(value))
+        }
+
+        pub(crate) fn with_mut<R>(&self, access: impl FnOnce(*mut T) -> R) -> R {
+            access(self.0.get())
+        }
+    }
+
     pub(crate) mod atomic {
-        pub(crate) use loom::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+        pub(crate) use super::checker::sync::atomic::{
+            AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
+        };
     }
 
     pub(crate) fn spin_loop() {
-        loom::thread::yield_now();
+        checker::thread::yield_now();
     }
 
     pub(crate) fn yield_now() {
-        loom::thread::yield_now();
+        checker::thread::yield_now();
     }
 }
 

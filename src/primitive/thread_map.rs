@@ -98,16 +98,18 @@ mod imp {
 mod imp {
     use std::cell::Cell;
 
+    use crate::primitive::checker;
+
     /// loom's threads are one thread of the system's, so each says which it is, as `thread_local`'s numbers do.
     pub(crate) struct ThreadMap<S: Send> {
         values: std::sync::Mutex<Vec<Box<S>>>,
         /// As `thread_local`'s `present` flags: written with Release when a value is there, read with Acquire.
-        count: loom::sync::atomic::AtomicUsize,
+        count: checker::sync::atomic::AtomicUsize,
         /// As in `thread_local`: the lock under which numbers come and go.
-        free: loom::sync::Mutex<Vec<usize>>,
+        free: checker::sync::Mutex<Vec<usize>>,
     }
 
-    loom::thread_local! {
+    checker::thread_local! {
         static NUMBER: Cell<Option<usize>> = Cell::new(None);
     }
 
@@ -115,8 +117,8 @@ mod imp {
         pub(crate) fn new() -> Self {
             ThreadMap {
                 values: std::sync::Mutex::new(Vec::new()),
-                count: loom::sync::atomic::AtomicUsize::new(0),
-                free: loom::sync::Mutex::new(Vec::new()),
+                count: checker::sync::atomic::AtomicUsize::new(0),
+                free: checker::sync::Mutex::new(Vec::new()),
             }
         }
 
@@ -139,7 +141,7 @@ mod imp {
                     values.push(Box::new(make()));
                     values.len() - 1
                 });
-                self.count.fetch_max(number + 1, loom::sync::atomic::Ordering::AcqRel);
+                self.count.fetch_max(number + 1, checker::sync::atomic::Ordering::AcqRel);
                 drop(free);
                 NUMBER.with(|own| own.set(Some(number)));
             }
@@ -154,7 +156,7 @@ mod imp {
         }
 
         pub(crate) fn iter(&self) -> impl Iterator<Item = &S> {
-            let count = self.count.load(loom::sync::atomic::Ordering::Acquire);
+            let count = self.count.load(checker::sync::atomic::Ordering::Acquire);
             (0..count).filter_map(|number| self.at(number))
         }
     }
