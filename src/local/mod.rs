@@ -445,6 +445,21 @@ impl<T: Send> Cache<T> {
     }
 }
 
+impl<T: Send> Drop for Cache<T> {
+    /// By the depot, so that an object whose drop panics keeps none of the others, of whichever thread, from being dropped.
+    fn drop(&mut self) {
+        for shard in self.shards.iter() {
+            let (mut spare, mut rest) = (Magazine::new(), Magazine::new());
+            // SAFETY: `&mut self`: nobody else has the pool.
+            unsafe { shard.empty(&mut spare, &mut rest) };
+            self.give(spare);
+            self.give(rest);
+        }
+        // An array drops its other elements when the drop of one panics, and so does a list.
+        drop(self.depot.each_ref().map(Stack::take_all));
+    }
+}
+
 /// The fence of those who visit another thread's shard, after the claim.
 fn seldom_fence() -> Result<(), fence::Unordered> {
     if fence::is_asymmetric() {

@@ -292,24 +292,22 @@ impl<T> Shard<T> {
 }
 
 impl<T> Shard<T> {
+    /// Moves everything into the two magazines, which must be empty. A shard that is dropped without this leaks what lies in
+    /// it.
+    ///
+    /// # Safety
+    ///
+    /// Nobody else may be inside, nor come in meanwhile.
+    pub(super) unsafe fn empty(&self, spare: &mut Magazine<T>, rest: &mut Magazine<T>) {
+        self.stock_mut(|stock| self.give_all(stock, spare, rest));
+    }
+
     fn give_all(&self, stock: &mut Stock<T>, spare: &mut Magazine<T>, rest: &mut Magazine<T>) {
         if let Some(own) = &mut stock.spare {
             std::mem::swap(own, spare);
         }
         self.pour(stock, rest, usize::MAX);
         self.tell_spare(stock);
-    }
-}
-
-impl<T> Drop for Shard<T> {
-    fn drop(&mut self) {
-        /// The spare magazine goes also when an object's drop panics.
-        struct Spare<T>(Option<Magazine<T>>);
-        let filled = self.filled();
-        let (places, spare) = self.stock_mut(|stock| (Self::place(stock, 0), Spare(stock.spare.take())));
-        // SAFETY: nobody else is left; the first `filled` places hold objects.
-        unsafe { ptr::drop_in_place(ptr::slice_from_raw_parts_mut(places, filled)) };
-        drop(spare.0);
     }
 }
 
