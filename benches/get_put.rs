@@ -7,7 +7,8 @@
 use std::time::Duration;
 
 use cenote_benches::contenders::{
-    Bounded, Cenote, Contender, LockFree, Malloc, MutexVec, ObjectPool, Opool, ThreadLocal, Unbounded,
+    Bounded, Cenote, Contender, LockFree, Malloc, MutexVec, ObjectPool, Opool, PoolsharkGlobal,
+    PoolsharkLocal, RegexAutomata, ShardedSlab, ThreadLocal, Unbounded,
 };
 use cenote_benches::wall_time;
 use criterion::measurement::WallTime;
@@ -38,6 +39,10 @@ fn get_put(criterion: &mut Criterion) {
         run::<ObjectPool>(&mut group, threads);
         run::<Opool>(&mut group, threads);
         run::<LockFree>(&mut group, threads);
+        run::<RegexAutomata>(&mut group, threads);
+        run::<ShardedSlab>(&mut group, threads);
+        run::<PoolsharkLocal>(&mut group, threads);
+        run::<PoolsharkGlobal>(&mut group, threads);
         group.finish();
     }
 }

@@ -14,7 +14,7 @@ use std::thread;
 use std::time::Duration;
 
 use cenote::SyncPool;
-use conservation::{Plan, operations, run};
+use conservation::{Plan, operations, race, run};
 
 fn plan(seed: u64) -> Plan {
     let seed = match std::env::var("CENOTE_STRESS_SEED") {
@@ -77,4 +77,9 @@ fn a_pool_that_is_dropped_drops_the_objects_of_every_thread_also_if_one_of_them_
     });
     assert!(catch_unwind(AssertUnwindSafe(|| drop(pool))).is_err());
     assert_eq!(DROPPED.load(Ordering::Relaxed), 2 * THREADS);
+}
+
+#[test]
+fn a_shard_that_is_stolen_from_and_aged_all_the_time_has_one_visitor_at_a_time() {
+    race::run(Duration::from_micros(operations(2_000_000) / 2).min(Duration::from_secs(30)));
 }

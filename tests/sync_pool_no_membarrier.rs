@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use cenote::SyncPool;
-use conservation::{Plan, operations, run};
+use conservation::{Plan, operations, race, run};
 
 const CASE: &str = "CENOTE_TEST_CASE";
 
@@ -97,6 +97,10 @@ fn the_case_that_the_parent_asked_for() {
                 0
             });
         }
+        "refused from the start, race" => {
+            refuse_membarrier();
+            race::run(Duration::from_millis(700));
+        }
         "refused later" => {
             run::<0>(Plan { seed: 10, operations: 50_000, threads: 4, period: None, panics: true });
             refuse_membarrier();
@@ -144,6 +148,11 @@ fn in_a_process_of_its_own(case: &str) {
 #[test]
 fn with_the_barrier_refused_from_the_start_objects_are_each_in_one_place_and_dropped_once() {
     in_a_process_of_its_own("refused from the start");
+}
+
+#[test]
+fn with_the_barrier_refused_from_the_start_a_shard_has_one_visitor_at_a_time() {
+    in_a_process_of_its_own("refused from the start, race");
 }
 
 #[test]

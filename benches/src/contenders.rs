@@ -2,6 +2,9 @@
 //!
 //! Each is used as its documentation would have it, with a guard where there is one, and starts with what it needs to
 //! never miss: the question is what a hit costs.
+//!
+//! Not here: `zeropool`, which hands out byte buffers by size and pools no objects. And `poolshark` pools collections,
+//! so its object is a `Vec<u8>` of as many bytes.
 
 #![expect(missing_debug_implementations, reason = "some rivals have none")]
 
@@ -12,6 +15,10 @@ use std::sync::Mutex;
 use cenote::SyncPool;
 use crossbeam_queue::{ArrayQueue, SegQueue};
 use lockfree_object_pool::LinearObjectPool;
+use poolshark::global::{GPooled, Pool as GlobalPool};
+use poolshark::local::LPooled;
+use regex_automata::util::pool::Pool as RegexPool;
+use sharded_slab::{Clear, Pool as SlabPool};
 
 /// What is pooled: small, so that nothing but the pool is measured, and on the heap, so that it is worth pooling.
 pub type Object = Box<[u8; 64]>;
@@ -213,5 +220,104 @@ impl Contender for LockFree {
     #[inline]
     fn get_put(&self) {
         work_with(&mut self.0.pull());
+    }
+}
+
+/// The pool in `regex-automata`: the first thread to use it owns an object, the others share stacks.
+pub struct RegexAutomata(RegexPool<Object>);
+
+impl Contender for RegexAutomata {
+    const NAME: &'static str = "regex-automata";
+
+    fn new() -> Self {
+        RegexAutomata(RegexPool::new(make))
+    }
+
+    #[inline]
+    fn get_put(&self) {
+        work_with(&mut self.0.get());
+    }
+}
+
+/// The pool in `sharded-slab`: an object is made ready under a key, and cleared by that key.
+pub struct ShardedSlab(SlabPool<Cleared>);
+
+/// The object of [`ShardedSlab`]. There is nothing to clear, as for the others.
+pub struct Cleared(Object);
+
+impl Default for Cleared {
+    fn default() -> Self {
+        Cleared(make())
+    }
+}
+
+impl Clear for Cleared {
+    fn clear(&mut self) {}
+}
+
+impl Contender for ShardedSlab {
+    const NAME: &'static str = "sharded-slab";
+
+    fn new() -> Self {
+        ShardedSlab(SlabPool::new())
+    }
+
+    #[inline]
+    fn get_put(&self) {
+        let mut object = self.0.create().expect("far from full");
+        work_with(&mut object.0);
+        let key = object.key();
+        drop(object);
+        self.0.clear(key);
+    }
+}
+
+/// What `poolshark` makes is empty; what comes back has kept its memory.
+#[inline]
+fn grow_once(object: &mut Vec<u8>) {
+    if object.capacity() == 0 {
+        object.reserve(64);
+    }
+    black_box(object.as_mut_ptr());
+}
+
+/// The local pools of `poolshark`: what is freed on another thread stays there.
+pub struct PoolsharkLocal;
+
+impl Contender for PoolsharkLocal {
+    const NAME: &'static str = "poolshark, local";
+
+    fn new() -> Self {
+        PoolsharkLocal
+    }
+
+    #[inline]
+    fn get_put(&self) {
+        grow_once(&mut LPooled::take());
+    }
+}
+
+/// A global pool of `poolshark`: what is freed goes where it came from.
+pub struct PoolsharkGlobal(GlobalPool<Vec<u8>>);
+
+impl Contender for PoolsharkGlobal {
+    const NAME: &'static str = "poolshark, global";
+
+    fn new() -> Self {
+        let pool = GlobalPool::new(STOCK, 64);
+        let stock: Vec<GPooled<Vec<u8>>> = (0..STOCK)
+            .map(|_| {
+                let mut object = pool.take();
+                grow_once(&mut object);
+                object
+            })
+            .collect();
+        drop(stock);
+        PoolsharkGlobal(pool)
+    }
+
+    #[inline]
+    fn get_put(&self) {
+        grow_once(&mut self.0.take());
     }
 }

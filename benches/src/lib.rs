@@ -1,6 +1,9 @@
 //! What the benches share.
 
+pub mod bursts;
 pub mod contenders;
+pub mod expensive;
+pub mod holders;
 
 use std::hint;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -28,4 +31,10 @@ pub fn wall_time(threads: usize, turns: u64, turn: impl Fn() + Sync) -> Duration
         let crew: Vec<_> = (0..threads).map(|_| s.spawn(run)).collect();
         crew.into_iter().map(|thread| thread.join().expect("a turn panicked")).max().unwrap_or_default()
     })
+}
+
+/// The middle one.
+pub fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
 }

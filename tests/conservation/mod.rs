@@ -18,6 +18,8 @@
 // Each test binary uses a part of it.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod race;
+
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
 use std::collections::VecDeque;
@@ -181,7 +183,19 @@ fn survive<R>(work: impl FnOnce() -> R) -> Option<R> {
     }
 }
 
+/// Runs what it holds in the destructors of its thread.
+struct Late(Cell<Option<Box<dyn FnOnce()>>>);
+
+impl Drop for Late {
+    fn drop(&mut self) {
+        if let Some(work) = self.0.take() {
+            work();
+        }
+    }
+}
+
 thread_local! {
+    static LATE: Late = const { Late(Cell::new(None)) };
     /// How deep in the drop of objects that use the pool.
     static DEPTH: Cell<u32> = const { Cell::new(0) };
 }
@@ -499,6 +513,13 @@ impl<'a, const SIZE: usize> Hands<'a, SIZE> {
 impl<const SIZE: usize> World<SIZE> {
     /// One thread's life.
     fn live(&self, mut dice: Dice) {
+        // Destructors run in the reverse order: this one, older than all that the pool registers, comes last, when the thread's
+        // shard has been given to others.
+        if dice.one_in(2) && !self.told_in_order {
+            let ledger = Arc::clone(&self.ledger);
+            let count = dice.below(200);
+            LATE.with(|late| late.0.set(Some(Box::new(move || (0..count).for_each(|_| use_pool(&ledger))))));
+        }
         let me = 100 + self.births.fetch_add(1, Relaxed);
         if self.told_in_order {
             self.deaths.load(Acquire);
