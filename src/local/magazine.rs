@@ -5,27 +5,38 @@
 //!
 //! # The stack
 //!
-//! Treiber's (*Systems programming: coping with parallelism*, IBM, 1986), with the memory of its nodes reclaimed by epochs.
+//! In front, a few places for one magazine each. A magazine goes in by one exchange (Release) and comes out by another
+//! (Acquire), as it is: who takes it is its one owner, and nobody looks into one that is not his own, so no epoch
+//! guards it and nothing is copied. Its length is kept in the low bits of the pointer, for those who only count. What does not
+//! find a place goes onto the list behind.
+//!
+//! The list is Treiber's (*Systems programming: coping with parallelism*, IBM, 1986), with the memory of its nodes reclaimed by epochs.
 //!
 //! * **push** writes the node's `next` and swings `head` to it with Release, so that whoever finds the node also finds
 //!   its objects.
 //! * **pop** is pinned while it reads `next` of a node that another may pop meanwhile. Who swings `head` away from a
 //!   node owns the node and its objects: it moves the objects out at once, so that what waits for an epoch is
 //!   an empty block, never an object of a user.
-//! * A node that a stack lets go is never pushed onto the same stack again, nor is its memory used for another while
-//!   somebody is pinned who may have seen it: so `head` cannot come back to a value that was read before (no ABA).
+//! * A node that a list lets go is never linked again: what pops it moves the objects into another block. Nor is its memory
+//!   used for another while somebody is pinned who may have seen it: so `head` cannot come back to a value that was read before (no ABA).
 
 use std::alloc::{self, Layout};
 use std::marker::PhantomData;
 use std::mem;
 use std::ptr::{self, NonNull};
 
-use crate::primitive::atomic::{AtomicPtr, Ordering};
+use crate::primitive::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use crate::primitive::reclaim::{self, Pin};
 
 /// Bytes of objects that a magazine is made for; it holds at least one object, and at most [`MOST`].
 const BYTES: usize = 2048;
 const MOST: usize = if cfg!(cenote_loom) { 2 } else { 16 };
+
+/// Magazines that a stack holds in its front.
+const FRONT: usize = if cfg!(cenote_loom) { 1 } else { 8 };
+
+/// In the low bits of a pointer in the front: the length less one.
+const LEN: usize = 15;
 
 /// How many `T` a magazine holds.
 pub(super) const fn capacity<T>() -> usize {
@@ -56,6 +67,7 @@ pub(super) enum Generation {
 }
 
 /// The head of the block; the objects follow it.
+#[repr(align(16))]
 struct Header<T> {
     /// Set by `push`. Read by those who race to pop the node, also after they have lost.
     next: AtomicPtr<Header<T>>,
@@ -180,6 +192,19 @@ impl<T> Magazine<T> {
         Some(unsafe { self.objects().add(len).read() })
     }
 
+    /// With the length in the low bits; must not be empty.
+    fn into_tagged(self) -> *mut Header<T> {
+        let tag = self.len() - 1;
+        self.into_raw().map_addr(|address| address | tag)
+    }
+
+    /// # Safety
+    ///
+    /// `tagged` came from `into_tagged` and is used once.
+    unsafe fn from_tagged(tagged: *mut Header<T>) -> Option<Self> {
+        NonNull::new(tagged.map_addr(|address| address & !LEN)).map(Magazine)
+    }
+
     fn into_raw(self) -> *mut Header<T> {
         mem::ManuallyDrop::new(self).0.as_ptr()
     }
@@ -222,6 +247,12 @@ impl<T> Drop for Magazine<T> {
 
 /// See the head of the file.
 pub(super) struct Stack<T> {
+    /// Tried first, both ways. A magazine goes in and comes out by one exchange, as it is: nobody looks into
+    /// one that is not his own, so no epoch guards it.
+    front: [AtomicPtr<Header<T>>; FRONT],
+    /// Magazines, in front and behind it. Counted before one is pushed and after it was popped: never too low, so that
+    /// zero means that there is nothing to look for.
+    count: AtomicUsize,
     head: AtomicPtr<Header<T>>,
     _owns: PhantomData<T>,
 }
@@ -241,24 +272,47 @@ pub(super) struct List<T> {
 impl<T> Stack<T> {
     #[cfg(not(cenote_loom))]
     pub(super) const fn new() -> Self {
-        Stack { head: AtomicPtr::new(ptr::null_mut()), _owns: PhantomData }
+        Stack {
+            front: [const { AtomicPtr::new(ptr::null_mut()) }; FRONT],
+            count: AtomicUsize::new(0),
+            head: AtomicPtr::new(ptr::null_mut()),
+            _owns: PhantomData,
+        }
     }
 
     #[cfg(cenote_loom)]
     pub(super) fn new() -> Self {
-        Stack { head: AtomicPtr::new(ptr::null_mut()), _owns: PhantomData }
+        Stack {
+            front: std::array::from_fn(|_| AtomicPtr::new(ptr::null_mut())),
+            count: AtomicUsize::new(0),
+            head: AtomicPtr::new(ptr::null_mut()),
+            _owns: PhantomData,
+        }
     }
 
     /// A hint: it may be so no longer.
     pub(super) fn is_empty(&self) -> bool {
-        self.head.load(Ordering::Relaxed).is_null()
+        self.count.load(Ordering::Relaxed) == 0
     }
 
     /// Gives a magazine away. One that is empty is dropped.
     pub(super) fn push(&self, magazine: Magazine<T>) {
-        if magazine.len() > 0 {
-            self.link(magazine.into_raw());
+        if magazine.len() == 0 {
+            return;
         }
+        self.count.fetch_add(1, Ordering::Relaxed);
+        let tagged = magazine.into_tagged();
+        for place in &self.front {
+            // Release: who takes it finds what is in it.
+            if place.load(Ordering::Relaxed).is_null()
+                && place
+                    .compare_exchange(ptr::null_mut(), tagged, Ordering::Release, Ordering::Relaxed)
+                    .is_ok()
+            {
+                return;
+            }
+        }
+        self.link(tagged.map_addr(|address| address & !LEN));
     }
 
     fn link(&self, node: *mut Header<T>) {
@@ -279,9 +333,29 @@ impl<T> Stack<T> {
         if self.is_empty() {
             return None;
         }
+        let magazine = self.front.iter().find_map(Self::take_front).or_else(|| self.unlink())?;
+        self.count.fetch_sub(1, Ordering::Relaxed);
+        Some(magazine)
+    }
+
+    fn take_front(place: &AtomicPtr<Header<T>>) -> Option<Magazine<T>> {
+        if place.load(Ordering::Relaxed).is_null() {
+            return None;
+        }
+        // Acquire: what is in it.
+        let tagged = place.swap(ptr::null_mut(), Ordering::Acquire);
+        // SAFETY: whoever takes it out of the place is its one owner.
+        let mut magazine = unsafe { Magazine::from_tagged(tagged) }?;
+        magazine.set_generation(Generation::Fresh);
+        Some(magazine)
+    }
+
+    fn unlink(&self) -> Option<Magazine<T>> {
+        if self.head.load(Ordering::Relaxed).is_null() {
+            return None;
+        }
         let pin = reclaim::pin();
-        // Acquire: pairs with the Release in `link`, of this node or of one above it (an exchange in between continues
-        // the release sequence).
+        // Acquire: what is in the node, and its `next`.
         let mut head = self.head.load(Ordering::Acquire);
         loop {
             if head.is_null() {
@@ -300,14 +374,30 @@ impl<T> Stack<T> {
     /// Everything.
     pub(super) fn take_all(&self) -> List<T> {
         // Acquire: as in `pop`. Not pinned: nobody else frees what is ours from here on.
-        List { first: self.head.swap(ptr::null_mut(), Ordering::Acquire) }
+        let mut first = self.head.swap(ptr::null_mut(), Ordering::Acquire);
+        for place in &self.front {
+            if let Some(magazine) = Self::take_front(place) {
+                let node = magazine.into_raw();
+                // SAFETY: the node is ours. Nobody else looks at it: it was in no chain.
+                unsafe { (*node).next.store(first, Ordering::Relaxed) };
+                first = node;
+            }
+        }
+        let list = List { first };
+        self.count.fetch_sub(list.magazines(), Ordering::Relaxed);
+        list
     }
 
     /// How many objects there are. Walks the stack, which is consistent only while nobody changes it.
     pub(super) fn count(&self) -> usize {
         let _pin = reclaim::pin();
         // SAFETY: pinned.
-        unsafe { count(self.head.load(Ordering::Acquire)) }
+        let chain = unsafe { count(self.head.load(Ordering::Acquire)) };
+        let front = self.front.iter().map(|place| {
+            let tagged = place.load(Ordering::Relaxed);
+            if tagged.is_null() { 0 } else { (tagged.addr() & LEN) + 1 }
+        });
+        chain + front.sum::<usize>()
     }
 }
 
@@ -332,6 +422,17 @@ impl<T> List<T> {
     pub(super) fn count(&self) -> usize {
         // SAFETY: the list owns its nodes: nobody else frees them.
         unsafe { count(self.first) }
+    }
+
+    fn magazines(&self) -> usize {
+        let mut count = 0;
+        let mut node = self.first;
+        while !node.is_null() {
+            count += 1;
+            // SAFETY: as in `count`.
+            node = unsafe { (*node).next.load(Ordering::Relaxed) };
+        }
+        count
     }
 
     pub(super) fn pop(&mut self) -> Option<Magazine<T>> {

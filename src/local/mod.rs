@@ -41,14 +41,11 @@ use crossbeam_utils::CachePadded;
 
 use self::magazine::{Generation, Magazine, Stack};
 use self::shard::{Claim, Shard};
-use crate::primitive::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use crate::primitive::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::primitive::thread_map::ThreadMap;
 use crate::primitive::{fence, spin_loop, yield_now};
 use crate::stats::Stats;
 use crate::tide::Tide;
-
-/// After a search of the other shards that found nothing, this many misses are not searched for.
-const COOLDOWN: u32 = 32;
 
 /// How many objects that are due by use one operation drops, at most.
 const DROPS: usize = 8;
@@ -58,7 +55,20 @@ const DROPS: usize = 8;
 const SPINS: u32 = if cfg!(cenote_loom) { 1 } else { 64 };
 const YIELDS: u32 = if cfg!(cenote_loom) { 0 } else { 4 };
 
+/// Whether ageing waits for an owner that is busy.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Patience {
+    /// A moment: who ages by hand wants to see it done.
+    Some,
+    /// Not at all: who ages by use has come for an object.
+    None,
+}
+
 /// All that a pool holds. See the module's head for the protocol.
+///
+/// In this order: each operation reads the beginning of `shards`, which must not share a cache line with what is written
+/// all the time.
+#[repr(C)]
 pub(crate) struct Cache<T: Send> {
     /// Each on cache lines of its own: two owners never write to the same line.
     shards: ThreadMap<CachePadded<Shard<T>>>,
@@ -67,8 +77,6 @@ pub(crate) struct Cache<T: Send> {
     turn: AtomicUsize,
     tide: Tide,
     tallies: Tallies,
-    /// Misses that pass before the other shards are searched again.
-    cooldown: AtomicU32,
     /// Whether an object is dear: then the other shards are searched at each miss.
     dear: bool,
 }
@@ -115,7 +123,6 @@ macro_rules! new_cache {
                 aged: AtomicU64::new(0),
                 cleared: AtomicU64::new(0),
             },
-            cooldown: AtomicU32::new(0),
             dear: $dear,
         }
     };
@@ -195,15 +202,17 @@ impl<T: Send> Cache<T> {
             return Some(object);
         }
         let mut magazine =
-            self.stack(Role::Fresh).pop().or_else(|| self.pop_victim()).or_else(|| self.steal(own))?;
+            Some(self.stack(Role::Fresh).pop().or_else(|| self.pop_victim()).or_else(|| self.steal(own))?);
         let object = match own.and_then(Shard::enter) {
             Some(inside) => inside.refill(&mut magazine),
             None => {
                 add(&self.tallies.hits, 1);
-                magazine.pop()
+                magazine.as_mut().and_then(Magazine::pop)
             }
         };
-        self.give(magazine);
+        if let Some(rest) = magazine {
+            self.give(rest);
+        }
         object
     }
 
@@ -260,18 +269,24 @@ impl<T: Send> Cache<T> {
 
     /// A part of what another thread holds.
     fn steal(&self, own: Option<&Shard<T>>) -> Option<Magazine<T>> {
+        if !self.dear && own.is_some_and(|own| !own.may_search()) {
+            return None;
+        }
+        let loot = self.search(own);
+        if loot.is_none()
+            && !self.dear
+            && let Some(own) = own
+        {
+            own.count_search();
+        }
+        loot
+    }
+
+    fn search(&self, own: Option<&Shard<T>>) -> Option<Magazine<T>> {
         let others =
             || self.shards.iter().filter(|shard| own.is_none_or(|own| !std::ptr::eq(own, &***shard)));
         if others().all(|shard| shard.hint() == 0) {
             return None;
-        }
-        if !self.dear {
-            let cooldown = self.cooldown.load(Ordering::Relaxed);
-            if cooldown > 0 {
-                // Not exact between threads, and need not be.
-                self.cooldown.store(cooldown - 1, Ordering::Relaxed);
-                return None;
-            }
         }
         let mut loot = Magazine::new();
         for shard in others().filter(|shard| shard.hint() > 0) {
@@ -288,7 +303,6 @@ impl<T: Send> Cache<T> {
                 return Some(loot);
             }
         }
-        self.cooldown.store(COOLDOWN, Ordering::Relaxed);
         None
     }
 
@@ -296,17 +310,17 @@ impl<T: Send> Cache<T> {
 
     /// One generation passes. The objects whose time is up are dropped here.
     pub(crate) fn age(&self) {
-        loop {
-            let turn = self.turn.load(Ordering::Relaxed);
-            let due = self.stack_at(turn, Role::Due).take_all();
-            let turned = self.turn(turn);
-            self.drop_all(due, &self.tallies.aged);
-            if turned {
-                break;
-            }
+        let turn = self.turn.load(Ordering::Relaxed);
+        let due = self.stack_at(turn, Role::Due).take_all();
+        if self.turn(turn) {
+            self.retire_shards(Patience::Some);
+            let retired = self.stack(Role::Due).take_all();
+            self.drop_all(retired, &self.tallies.aged);
+        } else {
+            // Another was quicker: its turn is not ours.
+            self.age();
         }
-        self.retire_shards();
-        self.drop_all(self.stack(Role::Due).take_all(), &self.tallies.aged);
+        self.drop_all(due, &self.tallies.aged);
     }
 
     /// The stacks change roles, unless another has done it meanwhile. What is due must have been taken out.
@@ -327,13 +341,13 @@ impl<T: Send> Cache<T> {
                 drop(magazine);
             }
         } else if self.tide.turns() && self.turn(turn) {
-            self.retire_shards();
+            self.retire_shards(Patience::None);
         }
     }
 
     /// Drops all that the pool holds, of every thread.
     pub(crate) fn clear(&self) {
-        self.retire_shards();
+        self.retire_shards(Patience::Some);
         let lists = self.depot.each_ref().map(Stack::take_all);
         // An array drops its other elements when the drop of one panics; those are not counted.
         for list in lists {
@@ -353,16 +367,27 @@ impl<T: Send> Cache<T> {
     /// Makes victims of what lies in the shards.
     ///
     /// All are claimed first and share one barrier; an owner that is at work meets the claim and goes to the depot.
-    fn retire_shards(&self) {
+    fn retire_shards(&self, patience: Patience) {
         let mut claims: Vec<Claim<'_, T>> = Vec::new();
         for shard in self.shards.iter().filter(|shard| shard.hint() > 0) {
             claims.extend(shard.claim());
         }
-        if claims.is_empty() || seldom_fence().is_err() {
+        if claims.is_empty() {
+            return;
+        }
+        if seldom_fence().is_err() {
+            // Nobody may go in now, but the owners can do it by themselves.
+            claims.into_iter().for_each(Claim::ask_to_retire);
             return;
         }
         for mut claim in claims {
             let (mut spare, mut rest) = (Magazine::new(), Magazine::new());
+            // An owner that has been asked before, and has not come since, will not be out in a moment: it sleeps, or
+            // was lost in a fork.
+            let most = match patience {
+                Patience::Some if !claim.has_asked() => SPINS + YIELDS,
+                _ => 0,
+            };
             let mut turns = 0;
             loop {
                 match claim.enter() {
@@ -370,7 +395,7 @@ impl<T: Send> Cache<T> {
                         claimed.take_all(&mut spare, &mut rest);
                         break;
                     }
-                    Err(busy) if turns < SPINS + YIELDS => claim = busy,
+                    Err(busy) if turns < most => claim = busy,
                     Err(busy) => {
                         busy.ask_to_retire();
                         break;

@@ -60,6 +60,11 @@ const LEN: u64 = (1 << LEN_BITS) - 1;
 /// One hit more.
 const HIT: u64 = 1 << LEN_BITS;
 
+/// How many misses pass without a search of the other shards for each search that found nothing, and how many may be
+/// owed before they do.
+const SEARCH: u32 = 128;
+const ALLOWANCE: u32 = 1024;
+
 /// Bytes in a shard for objects.
 const BYTES: usize = 128;
 const MOST: usize = if cfg!(cenote_loom) { 2 } else { 16 };
@@ -94,6 +99,8 @@ pub(super) struct Shard<T> {
     word: AtomicU64,
     /// The objects in `spare`, for others: a hint.
     spare_len: AtomicU32,
+    /// Misses to pass without a search of the other shards, as far as they exceed [`ALLOWANCE`]. The owner's.
+    debt: AtomicU32,
     /// Touched by whoever is inside.
     stock: UnsafeCell<Stock<T>>,
 }
@@ -104,6 +111,8 @@ struct Stock<T> {
     /// What does not fit `places`, or victims that came from the depot and are used one by one. Often empty, but kept
     /// for its memory.
     spare: Option<Magazine<T>>,
+    /// Has no objects: kept for its memory, to take the place of `spare` when that leaves.
+    blank: Option<Magazine<T>>,
 }
 
 // SAFETY: the objects are touched by one thread at a time (the protocol above), so `T: Send` is enough.
@@ -128,7 +137,12 @@ impl<T> Shard<T> {
             claim: AtomicU32::new(claim),
             word: AtomicU64::new(0),
             spare_len: AtomicU32::new(0),
-            stock: UnsafeCell::new(Stock { places: Places([MaybeUninit::uninit(); BYTES]), spare: None }),
+            debt: AtomicU32::new(0),
+            stock: UnsafeCell::new(Stock {
+                places: Places([MaybeUninit::uninit(); BYTES]),
+                spare: None,
+                blank: None,
+            }),
         }
     }
 
@@ -178,6 +192,23 @@ impl<T> Shard<T> {
         }
         // With a claim or a request `inside` is dropped here: the owner leaves.
         (claim & (CLAIMED | RETIRE) == 0).then_some(inside)
+    }
+
+    /// Whether the owner may search the other shards at this miss. If it has done so much and found little, a number
+    /// of misses pass first.
+    pub(super) fn may_search(&self) -> bool {
+        let debt = self.debt.load(Ordering::Relaxed);
+        let may = debt <= ALLOWANCE;
+        if !may {
+            self.debt.store(debt - 1, Ordering::Relaxed);
+        }
+        may
+    }
+
+    /// The owner has searched, and found nothing.
+    pub(super) fn count_search(&self) {
+        let debt = self.debt.load(Ordering::Relaxed);
+        self.debt.store(debt + SEARCH, Ordering::Relaxed);
     }
 
     /// Whether the owner has been asked to retire what it has.
@@ -329,6 +360,11 @@ impl<'a, T> Claim<'a, T> {
         }
     }
 
+    /// Whether the owner has been asked to retire what it has, and has not come since.
+    pub(super) fn has_asked(&self) -> bool {
+        self.0.is_asked_to_retire()
+    }
+
     /// Gives up, and asks the owner to retire what it has at its next operation.
     pub(super) fn ask_to_retire(self) {
         self.0.claim.fetch_or(RETIRE, Ordering::Relaxed);
@@ -342,13 +378,13 @@ impl<T> Claimed<'_, T> {
         shard.stock_mut(|stock| shard.give_all(stock, spare, rest));
     }
 
-    /// Takes the spare magazine's objects, or without those the older half of the others. The magazine must be empty.
+    /// Takes the spare magazine's objects, or without those the others. The magazine must be empty.
     pub(super) fn take_some(self, into: &mut Magazine<T>) {
         let shard = self.0.0;
         shard.stock_mut(|stock| {
             match &mut stock.spare {
                 Some(spare) if spare.len() > 0 => std::mem::swap(spare, into),
-                _ => shard.pour(stock, into, shard.filled().div_ceil(2)),
+                _ => shard.pour(stock, into, usize::MAX),
             }
             shard.tell_spare(stock);
         });
@@ -410,17 +446,25 @@ impl<'a, T> Inside<'a, T> {
 
     /// Takes in a magazine's objects, of which one is for the caller. `None` is returned with an empty magazine.
     /// What does not fit is left in it.
-    pub(super) fn refill(self, magazine: &mut Magazine<T>) -> Option<T> {
+    pub(super) fn refill(self, taken: &mut Option<Magazine<T>>) -> Option<T> {
         let shard = self.0;
-        let object = magazine.pop()?;
+        let object = taken.as_mut()?.pop()?;
         shard.count_hit();
         shard.stock_mut(|stock| {
+            let Some(magazine) = taken else { return };
             if magazine.generation() == Generation::Fresh {
                 shard.fill(stock, magazine);
             }
             match &mut stock.spare {
-                Some(spare) if spare.len() == 0 => std::mem::swap(spare, magazine),
-                _ => {}
+                None => stock.spare = taken.take(),
+                Some(spare) => {
+                    if spare.len() == 0 {
+                        std::mem::swap(spare, magazine);
+                    }
+                    if magazine.len() == 0 && stock.blank.is_none() {
+                        stock.blank = taken.take();
+                    }
+                }
             }
             shard.tell_spare(stock);
         });
@@ -440,6 +484,9 @@ impl<'a, T> Inside<'a, T> {
             let takes_more = |spare: &Magazine<T>| {
                 spare.len() == 0 || (spare.len() < capacity::<T>() && spare.generation() == Generation::Fresh)
             };
+            if empty.is_none() && !stock.spare.as_ref().is_some_and(takes_more) {
+                *empty = stock.blank.take();
+            }
             let (mut spare, leaving) = match (stock.spare.take(), empty.take()) {
                 (Some(spare), unused) if takes_more(&spare) => {
                     *empty = unused;

@@ -15,10 +15,14 @@ mod imp {
 
     use crate::primitive::thread_end;
 
+    #[repr(C)]
     pub(crate) struct ThreadMap<S: Send> {
         /// Which map this is, among all that ever were; 0 until the first value is made.
         id: AtomicUsize,
         values: ThreadLocal<S>,
+        /// How many values there are, or are about to be: a walk need not look at every place where there might be
+        /// more.
+        count: AtomicUsize,
     }
 
     /// Entries of a thread's cache.
@@ -47,7 +51,7 @@ mod imp {
 
     impl<S: Send + Sync> ThreadMap<S> {
         pub(crate) const fn new() -> Self {
-            ThreadMap { id: AtomicUsize::new(0), values: ThreadLocal::new() }
+            ThreadMap { id: AtomicUsize::new(0), values: ThreadLocal::new(), count: AtomicUsize::new(0) }
         }
 
         /// The calling thread's value, if it has one in its cache.
@@ -67,7 +71,13 @@ mod imp {
         /// the thread has given its number back.
         #[cold]
         pub(crate) fn get_or_insert(&self, make: impl FnOnce() -> S) -> Option<&S> {
-            let value = thread_end::insert(|| self.values.get_or(make))?;
+            let value = thread_end::insert(|| {
+                self.values.get_or(|| {
+                    // Relaxed: who is to see the value for certain has met its thread since.
+                    self.count.fetch_add(1, Ordering::Relaxed);
+                    make()
+                })
+            })?;
             let id = self.id();
             CACHE.with(|cache| cache[id % WAYS].set(Entry { id, value: ptr::from_ref(value).cast() }));
             Some(value)
@@ -89,7 +99,7 @@ mod imp {
 
         /// The values of all threads, the dead ones' too.
         pub(crate) fn iter(&self) -> impl Iterator<Item = &S> {
-            self.values.iter()
+            self.values.iter().take(self.count.load(Ordering::Relaxed))
         }
     }
 }

@@ -88,7 +88,7 @@ use crate::tide::{Ageable, sealed};
 /// # What is kept in memory
 ///
 /// A shard for each thread that ever used the pool at the same time as the others: 384 bytes on 64-bit x86 where `T` is
-/// as large as a pointer. In it lie up to 128 bytes of objects, 16 at most; beside it is a spare magazine of as many as
+/// as large as a pointer. (They are allocated in blocks of 1, 2, 4 and so on, so there may be up to twice as many.) In it lie up to 128 bytes of objects, 16 at most; beside it is a spare magazine of as many as
 /// fit 2 KiB, 16 at most, one at least. What is above that lies in the depot, in magazines of the same size. So an idle
 /// pool, one that is not aged, retains at most the objects that were idle at once, and what a thread
 /// keeps to itself is at most 32 of them, fewer where they are larger than 8 bytes: `min(16, 128 / size) +
@@ -191,6 +191,7 @@ impl<T: Send, F> SyncPool<T, F> {
     }
 
     #[cold]
+    #[inline(never)]
     fn make(&self, make: impl FnOnce() -> T) -> T {
         let object = make();
         self.cache.count_made();
