@@ -27,9 +27,9 @@ impl Bench<'_, '_> {
         self.group.bench_function(H::NAME, |bencher| {
             bencher.iter_custom(|turns| {
                 if starving {
-                    wall_time(threads, turns, || bursts::starvation(&pool))
+                    wall_time(threads, turns, &|| bursts::starvation(&pool))
                 } else {
-                    wall_time(threads, turns, || bursts::overflow(&pool))
+                    wall_time(threads, turns, &|| bursts::overflow(&pool))
                 }
             });
         });

@@ -17,7 +17,7 @@ use criterion::{BenchmarkGroup, Criterion, SamplingMode, criterion_group, criter
 fn run<C: Contender>(group: &mut BenchmarkGroup<'_, WallTime>, threads: usize) {
     let contender = C::new();
     group.bench_function(C::NAME, |bencher| {
-        bencher.iter_custom(|pairs| wall_time(threads, pairs, || contender.get_put()));
+        bencher.iter_custom(|pairs| wall_time(threads, pairs, &|| contender.get_put()));
     });
 }
 

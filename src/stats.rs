@@ -3,7 +3,7 @@
 
 /// What a [`SyncPool`](crate::SyncPool) has done so far, and how many objects it holds.
 ///
-/// Every object that was kept has one later fate: `kept == hits + aged + cleared + idle`. (A hit counts itself, and what was
+/// Every object that was kept has one later fate: `kept == hits + shed + aged + cleared + idle`. (A hit counts itself, and what was
 /// kept is reckoned from the others when the snapshot is made, so that a put counts nothing.)
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -18,7 +18,10 @@ pub struct Stats {
     pub kept: u64,
     /// Objects that came back and were dropped because the recycle hook said no.
     pub refused: u64,
-    /// Objects that were dropped because nobody used them for two generations.
+    /// Objects that a put dropped because more waited than [`PoolConfig::max_idle`](crate::PoolConfig::max_idle) allows.
+    pub shed: u64,
+    /// Objects that were dropped because nobody used them for two generations, or some time after there was no room for
+    /// them.
     pub aged: u64,
     /// Objects that were dropped by `clear`.
     pub cleared: u64,

@@ -21,8 +21,15 @@ fn plan(seed: u64) -> Plan {
         Ok(text) => text.parse().expect("CENOTE_STRESS_SEED is a number"),
         Err(_) => seed,
     };
-    // Each of the five tests does its share.
-    Plan { seed, operations: operations(2_000_000) / 5, threads: 4, period: None, panics: true }
+    // Each of the six tests does its share.
+    Plan {
+        seed,
+        operations: operations(2_000_000) / 6,
+        threads: 4,
+        period: None,
+        max_idle: None,
+        panics: true,
+    }
 }
 
 #[test]
@@ -48,6 +55,14 @@ fn objects_too_large_for_a_shard_are_each_in_one_place_and_dropped_once() {
 #[test]
 fn with_no_panics_and_many_threads_objects_are_each_in_one_place_and_dropped_once() {
     run::<0>(Plan { threads: 24, panics: false, ..plan(5) });
+}
+
+#[test]
+fn with_a_limit_to_what_is_idle_objects_are_each_in_one_place_and_dropped_once() {
+    let period = Some(Duration::from_millis(5));
+    run::<0>(Plan { period, max_idle: Some(20), ..plan(6) });
+    run::<32>(Plan { max_idle: Some(0), ..plan(7) });
+    run::<300>(Plan { period, max_idle: Some(600), ..plan(8) });
 }
 
 /// Shards lie in blocks, of which the first holds one, and the next ones two, four, ...: the panic must not end the walk.

@@ -49,7 +49,7 @@ fn membarrier_error() -> Option<i32> {
 
 fn run_conservation() {
     let operations = operations(600_000) / 3;
-    let plan = Plan { seed: 11, operations, threads: 4, period: None, panics: true };
+    let plan = Plan { seed: 11, operations, threads: 4, period: None, max_idle: None, panics: true };
     run::<0>(plan);
     run::<300>(Plan { seed: 12, period: Some(Duration::from_millis(2)), ..plan });
     run::<0>(Plan { seed: 13, threads: 16, period: Some(Duration::from_millis(1)), ..plan });
@@ -102,7 +102,14 @@ fn the_case_that_the_parent_asked_for() {
             race::run(Duration::from_millis(700));
         }
         "refused later" => {
-            run::<0>(Plan { seed: 10, operations: 50_000, threads: 4, period: None, panics: true });
+            run::<0>(Plan {
+                seed: 10,
+                operations: 50_000,
+                threads: 4,
+                period: None,
+                max_idle: None,
+                panics: true,
+            });
             refuse_membarrier();
             run_conservation();
         }

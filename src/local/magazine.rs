@@ -1,23 +1,19 @@
-//! Magazines, and the lock-free stacks that the depot is made of.
+//! Magazines, and the lock-free stack that the [depot](super::depot) keeps them on.
 //!
 //! A [`Magazine`] is a heap block with room for a fixed number of objects. One has one owner: a shard, a thread that works
-//! on it, or a [`Stack`].
+//! on it, or the depot.
 //!
 //! # The stack
 //!
-//! In front, a few places for one magazine each. A magazine goes in by one exchange (Release) and comes out by another
-//! (Acquire), as it is: who takes it is its one owner, and nobody looks into one that is not his own, so no epoch
-//! guards it and nothing is copied. Its length is kept in the low bits of the pointer, for those who only count. What does not
-//! find a place goes onto the list behind.
-//!
-//! The list is Treiber's (*Systems programming: coping with parallelism*, IBM, 1986), with the memory of its nodes reclaimed by epochs.
+//! Treiber's (*Systems programming: coping with parallelism*, IBM, 1986), with the memory of its nodes reclaimed by
+//! epochs.
 //!
 //! * **push** writes the node's `next` and swings `head` to it with Release, so that whoever finds the node also finds
 //!   its objects.
 //! * **pop** is pinned while it reads `next` of a node that another may pop meanwhile. Who swings `head` away from a
 //!   node owns the node and its objects: it moves the objects out at once, so that what waits for an epoch is
 //!   an empty block, never an object of a user.
-//! * A node that a list lets go is never linked again: what pops it moves the objects into another block. Nor is its memory
+//! * A node that a stack lets go is never linked again: what pops it moves the objects into another block. Nor is its memory
 //!   used for another while somebody is pinned who may have seen it: so `head` cannot come back to a value that was read before (no ABA).
 
 use std::alloc::{self, Layout};
@@ -25,18 +21,15 @@ use std::marker::PhantomData;
 use std::mem;
 use std::ptr::{self, NonNull};
 
-use crate::primitive::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use crate::primitive::atomic::{AtomicPtr, Ordering};
 use crate::primitive::reclaim::{self, Pin};
 
 /// Bytes of objects that a magazine is made for; it holds at least one object, and at most [`MOST`].
 const BYTES: usize = 2048;
 const MOST: usize = if cfg!(cenote_loom) { 2 } else { 16 };
 
-/// Magazines that a stack holds in its front.
-const FRONT: usize = if cfg!(cenote_loom) { 1 } else { 8 };
-
-/// In the low bits of a pointer in the front: the length less one.
-const LEN: usize = 15;
+/// In the low bits of a pointer in the depot: the magazine's age.
+const AGE: usize = 3;
 
 /// How many `T` a magazine holds.
 pub(super) const fn capacity<T>() -> usize {
@@ -66,25 +59,28 @@ pub(super) enum Generation {
     Victim,
 }
 
-/// The head of the block; the objects follow it.
+/// The head of a magazine's memory; the objects follow it.
 #[repr(align(16))]
-struct Header<T> {
+pub(super) struct Block<T> {
     /// Set by `push`. Read by those who race to pop the node, also after they have lost.
-    next: AtomicPtr<Header<T>>,
+    next: AtomicPtr<Block<T>>,
     /// The first `len` places hold objects. The owner's.
     len: usize,
-    /// Of the objects in it. The owner's; of those that wait in a stack, the stack knows better.
+    /// Of the objects in it. The owner's; of those that wait in the depot, the depot knows better.
     generation: Generation,
+    /// For loom, which knows nothing of the objects here: touched by whoever touches them.
+    #[cfg(cenote_loom)]
+    touched: crate::primitive::UnsafeCell<()>,
     _objects: PhantomData<T>,
 }
 
-impl<T> Header<T> {
+impl<T> Block<T> {
     const LAYOUT: (Layout, usize) = {
         let objects = match Layout::array::<T>(capacity::<T>()) {
             Ok(objects) => objects,
             Err(_) => panic!("an object of this type is too large for any address space"),
         };
-        match Layout::new::<Header<T>>().extend(objects) {
+        match Layout::new::<Block<T>>().extend(objects) {
             Ok((layout, offset)) => (layout.pad_to_align(), offset),
             Err(_) => panic!("an object of this type is too large for any address space"),
         }
@@ -95,12 +91,13 @@ impl<T> Header<T> {
     /// # Safety
     ///
     /// `block` came from `Magazine::new` and is not used again.
-    unsafe fn free(block: *mut Header<T>) {
+    unsafe fn free(block: *mut Block<T>) {
         // loom counts its atomics.
         #[cfg(cenote_loom)]
         // SAFETY: it was written in `Magazine::new`.
         unsafe {
             ptr::drop_in_place(&raw mut (*block).next);
+            ptr::drop_in_place(&raw mut (*block).touched);
         }
         // SAFETY: the caller's promise; the layout is that of the allocation.
         unsafe { alloc::dealloc(block.cast(), Self::LAYOUT.0) }
@@ -108,21 +105,26 @@ impl<T> Header<T> {
 }
 
 /// The one owner of a magazine. Drops the objects that are in it.
-pub(super) struct Magazine<T>(NonNull<Header<T>>);
+pub(super) struct Magazine<T>(NonNull<Block<T>>);
 
 // SAFETY: a magazine owns its objects as a vector does, and is sent and shared as one.
 unsafe impl<T: Send> Send for Magazine<T> {}
 
 impl<T> Magazine<T> {
+    /// How many objects it holds when it is full.
+    pub(super) const CAPACITY: usize = capacity::<T>();
+
     pub(super) fn new() -> Self {
-        let (layout, _) = Header::<T>::LAYOUT;
+        let (layout, _) = Block::<T>::LAYOUT;
         // SAFETY: the layout holds a header, so it is not of size zero.
-        let block = unsafe { alloc::alloc(layout) }.cast::<Header<T>>();
+        let block = unsafe { alloc::alloc(layout) }.cast::<Block<T>>();
         let Some(block) = NonNull::new(block) else { alloc::handle_alloc_error(layout) };
-        let header = Header {
+        let header = Block {
             next: AtomicPtr::new(ptr::null_mut()),
             len: 0,
             generation: Generation::Fresh,
+            #[cfg(cenote_loom)]
+            touched: crate::primitive::UnsafeCell::new(()),
             _objects: PhantomData,
         };
         // SAFETY: freshly allocated for it.
@@ -131,8 +133,22 @@ impl<T> Magazine<T> {
     }
 
     pub(super) fn len(&self) -> usize {
+        #[cfg(cenote_loom)]
+        // SAFETY: as below.
+        unsafe {
+            Self::touch(self.0.as_ptr());
+        }
         // SAFETY: we own the block, and it was initialised in `new`.
         unsafe { (*self.0.as_ptr()).len }
+    }
+
+    /// # Safety
+    ///
+    /// The block is the caller's.
+    #[cfg(cenote_loom)]
+    unsafe fn touch(block: *mut Block<T>) {
+        // SAFETY: the caller's promise.
+        unsafe { (*block).touched.with_mut(|_| ()) }
     }
 
     pub(super) fn set_len(&mut self, len: usize) {
@@ -153,7 +169,7 @@ impl<T> Magazine<T> {
     /// The first place.
     pub(super) fn objects(&self) -> *mut T {
         // SAFETY: the offset lies within the block.
-        unsafe { self.0.as_ptr().byte_add(Header::<T>::LAYOUT.1).cast() }
+        unsafe { self.0.as_ptr().byte_add(Block::<T>::LAYOUT.1).cast() }
     }
 
     /// Puts an object in; gives it back if there is no room.
@@ -192,20 +208,31 @@ impl<T> Magazine<T> {
         Some(unsafe { self.objects().add(len).read() })
     }
 
-    /// With the length in the low bits; must not be empty.
-    fn into_tagged(self) -> *mut Header<T> {
-        let tag = self.len() - 1;
-        self.into_raw().map_addr(|address| address | tag)
+    pub(super) fn is_full(&self) -> bool {
+        self.len() == Self::CAPACITY
     }
 
+    /// With an age, 0 to 2, in the low bits.
+    pub(super) fn into_tagged(self, age: usize) -> *mut Block<T> {
+        self.into_raw().map_addr(|address| address | age)
+    }
+
+    /// The age that came with a pointer.
+    pub(super) fn age_of(tagged: *mut Block<T>) -> usize {
+        tagged.addr() & AGE
+    }
+
+    /// The magazine and its age; `None` if the pointer is null.
+    ///
     /// # Safety
     ///
-    /// `tagged` came from `into_tagged` and is used once.
-    unsafe fn from_tagged(tagged: *mut Header<T>) -> Option<Self> {
-        NonNull::new(tagged.map_addr(|address| address & !LEN)).map(Magazine)
+    /// `tagged` is null, or came from `into_tagged` and is used once.
+    pub(super) unsafe fn from_tagged(tagged: *mut Block<T>) -> Option<(Self, usize)> {
+        let block = NonNull::new(tagged.map_addr(|address| address & !AGE))?;
+        Some((Magazine(block), Self::age_of(tagged)))
     }
 
-    fn into_raw(self) -> *mut Header<T> {
+    fn into_raw(self) -> *mut Block<T> {
         mem::ManuallyDrop::new(self).0.as_ptr()
     }
 
@@ -214,15 +241,17 @@ impl<T> Magazine<T> {
     /// # Safety
     ///
     /// The caller has unlinked `node`, and nobody else has.
-    unsafe fn move_out(node: *mut Header<T>, pin: &Pin) -> Magazine<T> {
+    unsafe fn move_out(node: *mut Block<T>, pin: &Pin) -> Magazine<T> {
         let mut magazine = Magazine::new();
         // SAFETY: who unlinked it owns its objects and its length; others may still read its `next`, which stays.
         unsafe {
+            #[cfg(cenote_loom)]
+            Self::touch(node);
             let len = (*node).len;
-            let objects = node.byte_add(Header::<T>::LAYOUT.1).cast::<T>();
+            let objects = node.byte_add(Block::<T>::LAYOUT.1).cast::<T>();
             ptr::copy_nonoverlapping(objects, magazine.objects(), len);
             magazine.set_len(len);
-            pin.free_later(node, Header::free);
+            pin.free_later(node, Block::free);
         }
         magazine
     }
@@ -231,11 +260,11 @@ impl<T> Magazine<T> {
 impl<T> Drop for Magazine<T> {
     fn drop(&mut self) {
         /// Frees the block also when an object's drop panics; a slice drops the others all the same.
-        struct Free<T>(*mut Header<T>);
+        struct Free<T>(*mut Block<T>);
         impl<T> Drop for Free<T> {
             fn drop(&mut self) {
                 // SAFETY: the magazine owned it, and is gone.
-                unsafe { Header::free(self.0) }
+                unsafe { Block::free(self.0) }
             }
         }
         let _free = Free(self.0.as_ptr());
@@ -247,13 +276,7 @@ impl<T> Drop for Magazine<T> {
 
 /// See the head of the file.
 pub(super) struct Stack<T> {
-    /// Tried first, both ways. A magazine goes in and comes out by one exchange, as it is: nobody looks into
-    /// one that is not his own, so no epoch guards it.
-    front: [AtomicPtr<Header<T>>; FRONT],
-    /// Magazines, in front and behind it. Counted before one is pushed and after it was popped: never too low, so that
-    /// zero means that there is nothing to look for.
-    count: AtomicUsize,
-    head: AtomicPtr<Header<T>>,
+    head: AtomicPtr<Block<T>>,
     _owns: PhantomData<T>,
 }
 
@@ -262,60 +285,26 @@ unsafe impl<T: Send> Send for Stack<T> {}
 // SAFETY: as above.
 unsafe impl<T: Send> Sync for Stack<T> {}
 
-/// A list that was taken off a stack: its one owner walks it alone, but latecomers may still read `next` of its nodes.
+/// A list that was taken out of the depot: its one owner walks it alone, but latecomers may still read `next` of its nodes.
 ///
 /// It is not pinned: whoever walks it may take long, and drops objects.
 pub(super) struct List<T> {
-    first: *mut Header<T>,
+    first: *mut Block<T>,
 }
 
 impl<T> Stack<T> {
     #[cfg(not(cenote_loom))]
     pub(super) const fn new() -> Self {
-        Stack {
-            front: [const { AtomicPtr::new(ptr::null_mut()) }; FRONT],
-            count: AtomicUsize::new(0),
-            head: AtomicPtr::new(ptr::null_mut()),
-            _owns: PhantomData,
-        }
+        Stack { head: AtomicPtr::new(ptr::null_mut()), _owns: PhantomData }
     }
 
     #[cfg(cenote_loom)]
     pub(super) fn new() -> Self {
-        Stack {
-            front: std::array::from_fn(|_| AtomicPtr::new(ptr::null_mut())),
-            count: AtomicUsize::new(0),
-            head: AtomicPtr::new(ptr::null_mut()),
-            _owns: PhantomData,
-        }
+        Stack { head: AtomicPtr::new(ptr::null_mut()), _owns: PhantomData }
     }
 
-    /// A hint: it may be so no longer.
-    pub(super) fn is_empty(&self) -> bool {
-        self.count.load(Ordering::Relaxed) == 0
-    }
-
-    /// Gives a magazine away. One that is empty is dropped.
     pub(super) fn push(&self, magazine: Magazine<T>) {
-        if magazine.len() == 0 {
-            return;
-        }
-        self.count.fetch_add(1, Ordering::Relaxed);
-        let tagged = magazine.into_tagged();
-        for place in &self.front {
-            // Release: who takes it finds what is in it.
-            if place.load(Ordering::Relaxed).is_null()
-                && place
-                    .compare_exchange(ptr::null_mut(), tagged, Ordering::Release, Ordering::Relaxed)
-                    .is_ok()
-            {
-                return;
-            }
-        }
-        self.link(tagged.map_addr(|address| address & !LEN));
-    }
-
-    fn link(&self, node: *mut Header<T>) {
+        let node = magazine.into_raw();
         let mut head = self.head.load(Ordering::Relaxed);
         loop {
             // SAFETY: the node is ours until it is linked. Relaxed: the exchange below publishes it.
@@ -330,28 +319,8 @@ impl<T> Stack<T> {
 
     /// The magazine that was pushed last.
     pub(super) fn pop(&self) -> Option<Magazine<T>> {
-        if self.is_empty() {
-            return None;
-        }
-        let magazine = self.front.iter().find_map(Self::take_front).or_else(|| self.unlink())?;
-        self.count.fetch_sub(1, Ordering::Relaxed);
-        Some(magazine)
-    }
-
-    fn take_front(place: &AtomicPtr<Header<T>>) -> Option<Magazine<T>> {
-        if place.load(Ordering::Relaxed).is_null() {
-            return None;
-        }
-        // Acquire: what is in it.
-        let tagged = place.swap(ptr::null_mut(), Ordering::Acquire);
-        // SAFETY: whoever takes it out of the place is its one owner.
-        let mut magazine = unsafe { Magazine::from_tagged(tagged) }?;
-        magazine.set_generation(Generation::Fresh);
-        Some(magazine)
-    }
-
-    fn unlink(&self) -> Option<Magazine<T>> {
-        if self.head.load(Ordering::Relaxed).is_null() {
+        // Sequentially consistent, as the depot's second look demands.
+        if self.head.load(Ordering::SeqCst).is_null() {
             return None;
         }
         let pin = reclaim::pin();
@@ -374,30 +343,17 @@ impl<T> Stack<T> {
     /// Everything.
     pub(super) fn take_all(&self) -> List<T> {
         // Acquire: as in `pop`. Not pinned: nobody else frees what is ours from here on.
-        let mut first = self.head.swap(ptr::null_mut(), Ordering::Acquire);
-        for place in &self.front {
-            if let Some(magazine) = Self::take_front(place) {
-                let node = magazine.into_raw();
-                // SAFETY: the node is ours. Nobody else looks at it: it was in no chain.
-                unsafe { (*node).next.store(first, Ordering::Relaxed) };
-                first = node;
-            }
-        }
-        let list = List { first };
-        self.count.fetch_sub(list.magazines(), Ordering::Relaxed);
-        list
+        List { first: self.head.swap(ptr::null_mut(), Ordering::Acquire) }
     }
 
     /// How many objects there are. Walks the stack, which is consistent only while nobody changes it.
     pub(super) fn count(&self) -> usize {
+        if self.head.load(Ordering::Relaxed).is_null() {
+            return 0;
+        }
         let _pin = reclaim::pin();
         // SAFETY: pinned.
-        let chain = unsafe { count(self.head.load(Ordering::Acquire)) };
-        let front = self.front.iter().map(|place| {
-            let tagged = place.load(Ordering::Relaxed);
-            if tagged.is_null() { 0 } else { (tagged.addr() & LEN) + 1 }
-        });
-        chain + front.sum::<usize>()
+        unsafe { count(self.head.load(Ordering::Acquire)) }
     }
 }
 
@@ -406,7 +362,7 @@ impl<T> Stack<T> {
 /// # Safety
 ///
 /// The nodes must not be freed meanwhile. (`len` is not written after a node was linked.)
-unsafe fn count<T>(mut node: *mut Header<T>) -> usize {
+unsafe fn count<T>(mut node: *mut Block<T>) -> usize {
     let mut count = 0;
     while !node.is_null() {
         // SAFETY: the caller's promise.
@@ -424,7 +380,15 @@ impl<T> List<T> {
         unsafe { count(self.first) }
     }
 
-    fn magazines(&self) -> usize {
+    /// Adds a magazine in front.
+    pub(super) fn push(&mut self, magazine: Magazine<T>) {
+        let node = magazine.into_raw();
+        // SAFETY: the node is ours. Relaxed: so is the list.
+        unsafe { (*node).next.store(self.first, Ordering::Relaxed) };
+        self.first = node;
+    }
+
+    pub(super) fn magazines(&self) -> usize {
         let mut count = 0;
         let mut node = self.first;
         while !node.is_null() {

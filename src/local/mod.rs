@@ -15,7 +15,7 @@
 //!   on another travel a [magazine](magazine) at a time.
 //! * **take** looks in this order: own shard, the depot's fresh magazines, its victims, and at last the other threads'
 //!   shards, of which it takes a part of the first that has something. That costs a process-wide barrier, so the
-//!   shards' lengths are looked at first, and after a search that found nothing a number of misses pass without one.
+//!   shards' lengths are looked at first, and a thread may do so many searches a millisecond, no more.
 //! * **age**: what is victim falls due, what is fresh becomes victim, and what lies in shards becomes victim, too, shard by
 //!   shard, those of parked and of dead threads included. The depot's three stacks change roles by one exchange of
 //!   `turn`, however much they hold. A shard whose owner is at work on it, and does not leave within a moment, is asked
@@ -28,6 +28,7 @@
 //! * No object is made, reset or dropped inside a shard or while pinned for longer than it takes to move it out: a factory,
 //!   a hook or a `Drop` may use the pool, take long or panic.
 
+mod depot;
 mod magazine;
 #[cfg(all(test, cenote_loom, not(cenote_shuttle)))]
 mod models;
@@ -39,9 +40,10 @@ use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
 
-use self::magazine::{Generation, Magazine, Stack};
+use self::depot::{Depot, Role};
+use self::magazine::{Generation, List, Magazine};
 use self::shard::{Claim, Shard};
-use crate::primitive::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::primitive::atomic::{AtomicU64, Ordering};
 use crate::primitive::thread_map::ThreadMap;
 use crate::primitive::{fence, spin_loop, yield_now};
 use crate::stats::Stats;
@@ -67,30 +69,16 @@ enum Patience {
 /// All that a pool holds. See the module's head for the protocol.
 ///
 /// In this order: each operation reads the beginning of `shards`, which must not share a cache line with what is written
-/// all the time.
+/// all the time; and the lines of the depot leave a gap that has room for the smaller ones.
 #[repr(C)]
 pub(crate) struct Cache<T: Send> {
     /// Each on cache lines of its own: two owners never write to the same line.
     shards: ThreadMap<CachePadded<Shard<T>>>,
-    /// Fresh, victim and due, in the roles that `turn` gives them: see [`Role`].
-    depot: [Stack<T>; 3],
-    turn: AtomicUsize,
     tide: Tide,
-    tallies: Tallies,
     /// Whether an object is dear: then the other shards are searched at each miss.
     dear: bool,
-}
-
-/// What a stack of the depot is for, this turn. At the next each becomes the one before: what was due, and is empty,
-/// serves for the fresh.
-#[derive(Clone, Copy)]
-enum Role {
-    /// Put before the generation before: waiting to be dropped.
-    Due = 0,
-    /// Put in the generation before.
-    Victim = 1,
-    /// Put in this generation.
-    Fresh = 2,
+    depot: Depot<T>,
+    tallies: Tallies,
 }
 
 /// Events off the hot path, counted by whoever sees them. Relaxed: nothing follows from them.
@@ -100,6 +88,7 @@ struct Tallies {
     hits: AtomicU64,
     stolen: AtomicU64,
     refused: AtomicU64,
+    shed: AtomicU64,
     aged: AtomicU64,
     cleared: AtomicU64,
 }
@@ -109,17 +98,17 @@ fn add(tally: &AtomicU64, count: usize) {
 }
 
 macro_rules! new_cache {
-    ($dear:expr, $period:expr) => {
+    ($dear:expr, $period:expr, $most:expr) => {
         Cache {
             shards: ThreadMap::new(),
-            depot: [Stack::new(), Stack::new(), Stack::new()],
-            turn: AtomicUsize::new(0),
+            depot: Depot::new($most),
             tide: Tide::new($period),
             tallies: Tallies {
                 made: AtomicU64::new(0),
                 hits: AtomicU64::new(0),
                 stolen: AtomicU64::new(0),
                 refused: AtomicU64::new(0),
+                shed: AtomicU64::new(0),
                 aged: AtomicU64::new(0),
                 cleared: AtomicU64::new(0),
             },
@@ -129,14 +118,15 @@ macro_rules! new_cache {
 }
 
 impl<T: Send> Cache<T> {
+    /// At most `most` objects wait in the depot, if that is said.
     #[cfg(not(cenote_loom))]
-    pub(crate) const fn new(dear: bool, period: Option<Duration>) -> Self {
-        new_cache!(dear, period)
+    pub(crate) const fn new(dear: bool, period: Option<Duration>, most: Option<usize>) -> Self {
+        new_cache!(dear, period, most)
     }
 
     #[cfg(cenote_loom)]
-    pub(crate) fn new(dear: bool, period: Option<Duration>) -> Self {
-        new_cache!(dear, period)
+    pub(crate) fn new(dear: bool, period: Option<Duration>, most: Option<usize>) -> Self {
+        new_cache!(dear, period, most)
     }
 
     // ── hot ──
@@ -170,39 +160,32 @@ impl<T: Send> Cache<T> {
     fn own(&self) -> Option<&Shard<T>> {
         let shard = match self.shards.get() {
             Some(shard) => shard,
-            None => self.shards.get_or_insert(|| CachePadded::new(Shard::new()))?,
+            None => self.shards.get_or_insert(|index| CachePadded::new(Shard::new(index)))?,
         };
         if shard.is_asked_to_retire() {
             let (mut spare, mut rest) = (Magazine::new(), Magazine::new());
             shard.retire_own(&mut spare, &mut rest);
-            self.retire(spare);
-            self.retire(rest);
+            self.retire(spare, shard.home());
+            self.retire(rest, shard.home());
         }
         Some(shard)
-    }
-
-    fn stack(&self, role: Role) -> &Stack<T> {
-        // Relaxed: a turn that is missed makes an object a generation older or younger than it is.
-        self.stack_at(self.turn.load(Ordering::Relaxed), role)
-    }
-
-    fn stack_at(&self, turn: usize, role: Role) -> &Stack<T> {
-        &self.depot[turn.wrapping_add(role as usize) % 3]
     }
 
     #[cold]
     #[inline(never)]
     fn take_slow(&self) -> Option<T> {
-        self.pass_time();
         let own = self.own();
+        self.pass_time(own, DROPS);
         // Also what lies in the shard itself: this may be the first visit of a thread that has taken a shard over.
-        if let Some(object) =
-            own.and_then(|shard| shard.enter()?.pop().or_else(|| shard.enter()?.pop_spare()))
+        if let Some(object) = own
+            .filter(|shard| shard.hint() > 0)
+            .and_then(|shard| shard.enter()?.pop().or_else(|| shard.enter()?.pop_spare()))
         {
             return Some(object);
         }
-        let mut magazine =
-            Some(self.stack(Role::Fresh).pop().or_else(|| self.pop_victim()).or_else(|| self.steal(own))?);
+        let home = own.map_or(0, Shard::home);
+        let waiting = self.depot.pop(Role::Fresh, home).or_else(|| self.depot.pop(Role::Victim, home));
+        let mut magazine = Some(waiting.or_else(|| self.steal(own))?);
         let object = match own.and_then(Shard::enter) {
             Some(inside) => inside.refill(&mut magazine),
             None => {
@@ -211,50 +194,80 @@ impl<T: Send> Cache<T> {
             }
         };
         if let Some(rest) = magazine {
-            self.give(rest);
+            self.keep(rest.generation().into(), rest, home);
         }
         object
     }
 
-    fn pop_victim(&self) -> Option<Magazine<T>> {
-        let mut magazine = self.stack(Role::Victim).pop()?;
-        magazine.set_generation(Generation::Victim);
-        Some(magazine)
+    /// To the depot, and due if there is no room.
+    fn keep(&self, role: Role, magazine: Magazine<T>, home: usize) {
+        if let Err(over) = self.depot.push(role, magazine, home) {
+            self.fall_due(over, home);
+        }
     }
 
-    /// To the depot, as young or old as it is.
-    fn give(&self, magazine: Magazine<T>) {
-        match magazine.generation() {
-            Generation::Fresh => self.stack(Role::Fresh).push(magazine),
-            Generation::Victim => self.stack(Role::Victim).push(magazine),
+    /// A put gives to the depot. Says how many objects it dropped for want of room.
+    fn give(&self, magazine: Magazine<T>, own: Option<&Shard<T>>) -> usize {
+        let role = magazine.generation().into();
+        match self.depot.push(role, magazine, own.map_or(0, Shard::home)) {
+            Ok(()) => 0,
+            Err(over) => self.shed(over, own),
         }
+    }
+
+    /// There is no room for these: a few are dropped, the others stay with the thread if it has room for them, or else
+    /// are soon dropped by those who come along.
+    fn shed(&self, mut over: Magazine<T>, own: Option<&Shard<T>>) -> usize {
+        let mut rest = over.split_off(over.len().min(DROPS));
+        if rest.generation() == Generation::Fresh
+            && let Some(inside) = own.and_then(Shard::enter)
+        {
+            inside.restock(&mut rest);
+        }
+        self.fall_due(rest, own.map_or(0, Shard::home));
+        let dropped = over.len();
+        add(&self.tallies.shed, dropped);
+        drop(over);
+        dropped
     }
 
     /// To the depot, one generation older.
-    fn retire(&self, magazine: Magazine<T>) {
-        match magazine.generation() {
-            Generation::Fresh => self.stack(Role::Victim).push(magazine),
-            Generation::Victim => self.stack(Role::Due).push(magazine),
-        }
+    fn retire(&self, magazine: Magazine<T>, home: usize) {
+        let role = match magazine.generation() {
+            Generation::Fresh => Role::Victim,
+            Generation::Victim => Role::Due,
+        };
+        self.keep(role, magazine, home);
+    }
+
+    fn fall_due(&self, magazine: Magazine<T>, home: usize) {
+        let pushed = self.depot.push(Role::Due, magazine, home);
+        debug_assert!(pushed.is_ok(), "there is room for any number of those");
     }
 
     #[cold]
     #[inline(never)]
-    fn put_slow(&self, mut object: T) {
-        self.pass_time();
+    fn put_slow(&self, object: T) {
+        let own = self.own();
+        let dropped = self.put_beyond(object, own);
+        self.pass_time(own, DROPS - dropped);
+    }
+
+    /// Says how many objects were dropped for want of room.
+    fn put_beyond(&self, mut object: T, own: Option<&Shard<T>>) -> usize {
         let mut empty = None;
-        if let Some(shard) = self.own() {
+        if let Some(shard) = own {
             // The first time without a magazine at hand; nothing is allocated inside.
             for _ in 0..2 {
                 let Some(inside) = shard.enter() else { break };
                 object = match inside.push(object) {
-                    Ok(()) => return,
+                    Ok(()) => return 0,
                     Err(object) => object,
                 };
                 let Some(inside) = shard.enter() else { break };
                 match inside.push_spare(object, &mut empty) {
-                    Ok(None) => return,
-                    Ok(Some(leaving)) => return self.give(leaving),
+                    Ok(None) => return 0,
+                    Ok(Some(leaving)) => return self.give(leaving, own),
                     Err(back) => object = back,
                 }
                 empty = Some(Magazine::new());
@@ -264,7 +277,7 @@ impl<T: Send> Cache<T> {
         let mut magazine = empty.unwrap_or_else(Magazine::new);
         // An empty magazine has room for one.
         let _ = magazine.push(object);
-        self.give(magazine);
+        self.give(magazine, own)
     }
 
     /// A part of what another thread holds.
@@ -272,14 +285,7 @@ impl<T: Send> Cache<T> {
         if !self.dear && own.is_some_and(|own| !own.may_search()) {
             return None;
         }
-        let loot = self.search(own);
-        if loot.is_none()
-            && !self.dear
-            && let Some(own) = own
-        {
-            own.count_search();
-        }
-        loot
+        self.search(own)
     }
 
     fn search(&self, own: Option<&Shard<T>>) -> Option<Magazine<T>> {
@@ -310,11 +316,11 @@ impl<T: Send> Cache<T> {
 
     /// One generation passes. The objects whose time is up are dropped here.
     pub(crate) fn age(&self) {
-        let turn = self.turn.load(Ordering::Relaxed);
-        let due = self.stack_at(turn, Role::Due).take_all();
-        if self.turn(turn) {
+        let turn = self.depot.turn();
+        let due = self.depot.take_due(turn);
+        if self.depot.pass(turn) {
             self.retire_shards(Patience::Some);
-            let retired = self.stack(Role::Due).take_all();
+            let retired = self.depot.take_due(self.depot.turn());
             self.drop_all(retired, &self.tallies.aged);
         } else {
             // Another was quicker: its turn is not ours.
@@ -323,24 +329,24 @@ impl<T: Send> Cache<T> {
         self.drop_all(due, &self.tallies.aged);
     }
 
-    /// The stacks change roles, unless another has done it meanwhile. What is due must have been taken out.
-    fn turn(&self, from: usize) -> bool {
-        let to = from.wrapping_add(1);
-        self.turn.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed).is_ok()
-    }
-
-    /// On a slow path: drops a few objects that are due, or if there are none lets a generation pass when it is over.
-    fn pass_time(&self) {
-        let turn = self.turn.load(Ordering::Relaxed);
-        let due = self.stack_at(turn, Role::Due);
-        if !due.is_empty() {
-            if let Some(mut magazine) = due.pop() {
-                let rest = magazine.split_off(magazine.len().min(DROPS));
-                due.push(rest);
+    /// On a slow path: drops a few objects that are due, at most so many, or if there are none lets a generation pass
+    /// when it is over.
+    fn pass_time(&self, own: Option<&Shard<T>>, most: usize) {
+        let look = own.is_none_or(Shard::visit);
+        if look && let Some(own) = own {
+            own.give_searches();
+        }
+        let home = own.map_or(0, Shard::home);
+        if self.depot.has(Role::Due) {
+            if most > 0
+                && let Some(mut magazine) = self.depot.pop(Role::Due, home)
+            {
+                let rest = magazine.split_off(magazine.len().min(most));
+                self.fall_due(rest, home);
                 add(&self.tallies.aged, magazine.len());
                 drop(magazine);
             }
-        } else if self.tide.turns() && self.turn(turn) {
+        } else if look && self.tide.turns() && self.depot.pass(self.depot.turn()) {
             self.retire_shards(Patience::None);
         }
     }
@@ -348,14 +354,13 @@ impl<T: Send> Cache<T> {
     /// Drops all that the pool holds, of every thread.
     pub(crate) fn clear(&self) {
         self.retire_shards(Patience::Some);
-        let lists = self.depot.each_ref().map(Stack::take_all);
         // An array drops its other elements when the drop of one panics; those are not counted.
-        for list in lists {
+        for list in self.depot.take_all() {
             self.drop_all(list, &self.tallies.cleared);
         }
     }
 
-    fn drop_all(&self, mut due: magazine::List<T>, tally: &AtomicU64) {
+    fn drop_all(&self, mut due: List<T>, tally: &AtomicU64) {
         // Counted before each drop: an object's drop may look, or panic; then the list drops the rest, uncounted
         // but for this.
         add(tally, due.count());
@@ -381,6 +386,7 @@ impl<T: Send> Cache<T> {
             return;
         }
         for mut claim in claims {
+            let home = claim.home();
             let (mut spare, mut rest) = (Magazine::new(), Magazine::new());
             // An owner that has been asked before, and has not come since, will not be out in a moment: it sleeps, or
             // was lost in a fork.
@@ -404,23 +410,25 @@ impl<T: Send> Cache<T> {
                 turns += 1;
                 if turns < SPINS { spin_loop() } else { yield_now() }
             }
-            self.retire(spare);
-            self.retire(rest);
+            self.retire(spare, home);
+            self.retire(rest, home);
         }
     }
 
     // ── for models ──
 
-    #[cfg(all(test, cenote_loom))]
-    fn put_slow_for_models(&self, object: T) {
+    #[cfg(all(test, cenote_loom, not(cenote_shuttle)))]
+    fn give_for_models(&self, objects: impl IntoIterator<Item = T>) {
         let mut magazine = Magazine::new();
-        assert!(magazine.push(object).is_ok());
-        self.give(magazine);
+        for object in objects {
+            assert!(magazine.push(object).is_ok());
+        }
+        self.give(magazine, None);
     }
 
-    #[cfg(all(test, cenote_loom))]
+    #[cfg(all(test, cenote_loom, not(cenote_shuttle)))]
     fn take_from_depot_for_models(&self) -> Option<Magazine<T>> {
-        self.stack(Role::Fresh).pop()
+        self.depot.pop(Role::Fresh, 0)
     }
 
     #[cfg(all(test, cenote_loom))]
@@ -449,7 +457,7 @@ impl<T: Send> Cache<T> {
 
     /// The counters, added up shard by shard. Waits for nobody.
     pub(crate) fn stats(&self) -> Stats {
-        let Tallies { made, hits, stolen, refused, aged, cleared } = &self.tallies;
+        let Tallies { made, hits, stolen, refused, shed, aged, cleared } = &self.tallies;
         let read = |tally: &AtomicU64| tally.load(Ordering::Relaxed);
         let mut stats = Stats {
             made: read(made),
@@ -457,15 +465,16 @@ impl<T: Send> Cache<T> {
             kept: 0,
             stolen: read(stolen),
             refused: read(refused),
+            shed: read(shed),
             aged: read(aged),
             cleared: read(cleared),
-            idle: self.depot.iter().map(Stack::count).sum(),
+            idle: self.depot.count(),
         };
         for shard in self.shards.iter() {
             shard.add_to(&mut stats);
         }
         // Not counted: it follows from where the objects are now, or went.
-        stats.kept = stats.hits + stats.aged + stats.cleared + stats.idle as u64;
+        stats.kept = stats.hits + stats.shed + stats.aged + stats.cleared + stats.idle as u64;
         stats
     }
 }
@@ -477,11 +486,10 @@ impl<T: Send> Drop for Cache<T> {
             let (mut spare, mut rest) = (Magazine::new(), Magazine::new());
             // SAFETY: `&mut self`: nobody else has the pool.
             unsafe { shard.empty(&mut spare, &mut rest) };
-            self.give(spare);
-            self.give(rest);
+            self.fall_due(spare, shard.home());
+            self.fall_due(rest, shard.home());
         }
-        // An array drops its other elements when the drop of one panics, and so does a list.
-        drop(self.depot.each_ref().map(Stack::take_all));
+        drop(self.depot.take_all());
     }
 }
 

@@ -22,9 +22,14 @@ use crate::primitive::{fence, reclaim};
 
 /// Checks a model in both modes of the fence.
 fn check(model: impl Fn() + Sync + Send + Copy + 'static) {
+    check_within(3, model);
+}
+
+/// With another bound on preemptions, for a model that would take too long.
+fn check_within(preemptions: usize, model: impl Fn() + Sync + Send + Copy + 'static) {
     for symmetric in [false, true] {
         let mut builder = loom::model::Builder::new();
-        builder.preemption_bound = Some(3);
+        builder.preemption_bound = Some(preemptions);
         builder.check(move || {
             fence::set_symmetric(symmetric);
             model();
@@ -68,7 +73,7 @@ impl Census {
 }
 
 fn cache() -> Arc<Cache<Object>> {
-    Arc::new(Cache::new(true, None))
+    Arc::new(Cache::new(true, None, None))
 }
 
 /// Ends the model: drops the pool, then looks.
@@ -98,7 +103,7 @@ fn an_owner_and_a_thief_never_get_the_same_object() {
 
 #[test]
 fn two_thieves_and_an_owner_share_out_what_there_is() {
-    check(|| {
+    check_within(2, || {
         let (cache, census) = (cache(), Census::default());
         cache.put(census.object(0));
         cache.put(census.object(1));
@@ -172,6 +177,60 @@ fn two_agers_at_once_drop_each_object_once() {
     });
 }
 
+/// Of so many objects; a full one (of two) has a place in front, another lies on the stack behind.
+fn what_was_given_is_found_by_who_looks_later(objects: usize) {
+    let (cache, census) = (cache(), Census::default());
+    let giver = {
+        let (cache, census) = (Arc::clone(&cache), census.clone());
+        thread::spawn(move || cache.give_for_models((0..objects).map(|number| census.object(number))))
+    };
+    // Who finds nothing says so to all, and must not say it of what comes at the same moment. And who finds it, finds what
+    // is in it.
+    let look =
+        |cache: &Cache<Object>| cache.take_from_depot_for_models().map_or(0, |magazine| magazine.len());
+    let early = {
+        let cache = Arc::clone(&cache);
+        // A thread of its own: what the first one does before it waits, loom does not vary enough.
+        thread::spawn(move || look(&cache))
+    };
+    giver.join().unwrap();
+    let early = early.join().unwrap();
+    assert_eq!(early + look(&cache), objects, "given once, found once");
+    end(cache, &census, objects);
+}
+
+#[test]
+fn a_magazine_in_front_is_found_also_by_who_comes_after_one_that_found_nothing() {
+    check(|| what_was_given_is_found_by_who_looks_later(2));
+}
+
+#[test]
+fn a_magazine_behind_is_found_also_by_who_comes_after_one_that_found_nothing() {
+    check(|| what_was_given_is_found_by_who_looks_later(1));
+}
+
+#[test]
+fn two_full_magazines_for_one_place_are_both_found() {
+    check(|| {
+        let (cache, census) = (cache(), Census::default());
+        let workers = [0, 2].map(|first| {
+            let (cache, census) = (Arc::clone(&cache), census.clone());
+            thread::spawn(move || {
+                cache.give_for_models([census.object(first), census.object(first + 1)]);
+                drop(cache.take_from_depot_for_models());
+            })
+        });
+        for worker in workers {
+            worker.join().unwrap();
+        }
+        while let Some(left) = cache.take_from_depot_for_models() {
+            drop(left);
+        }
+        census.assert_all_dropped(4);
+        end(cache, &census, 4);
+    });
+}
+
 #[test]
 fn magazines_that_two_threads_push_and_pop_pass_through_the_depot_once() {
     check(|| {
@@ -179,11 +238,11 @@ fn magazines_that_two_threads_push_and_pop_pass_through_the_depot_once() {
         let worker = {
             let (cache, census) = (Arc::clone(&cache), census.clone());
             thread::spawn(move || {
-                cache.put_slow_for_models(census.object(0));
+                cache.give_for_models([census.object(0)]);
                 drop(cache.take_from_depot_for_models());
             })
         };
-        cache.put_slow_for_models(census.object(1));
+        cache.give_for_models([census.object(1)]);
         drop(cache.take_from_depot_for_models());
         worker.join().unwrap();
         end(cache, &census, 2);

@@ -45,7 +45,7 @@ impl Drop for Object {
 /// A few threads do as chance will have it; afterwards each object was dropped once.
 fn chance(symmetric: bool) {
     fence::set_symmetric(symmetric);
-    let cache: Arc<Cache<Object>> = Arc::new(Cache::new(true, None));
+    let cache: Arc<Cache<Object>> = Arc::new(Cache::new(true, None, None));
     let census = StdArc::new(Census((0..THREADS * OPERATIONS).map(|_| AtomicUsize::new(0)).collect()));
     let worker = |first: usize| {
         let (cache, census) = (Arc::clone(&cache), StdArc::clone(&census));

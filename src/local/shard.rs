@@ -38,7 +38,7 @@ use std::ptr;
 use super::magazine::{Generation, Magazine, capacity};
 use crate::primitive::UnsafeCell;
 use crate::primitive::atomic::{AtomicU32, AtomicU64, Ordering};
-use crate::primitive::fence;
+use crate::primitive::{clock, fence};
 use crate::stats::Stats;
 
 /// Somebody else is inside, or waits for the owner to leave.
@@ -60,10 +60,13 @@ const LEN: u64 = (1 << LEN_BITS) - 1;
 /// One hit more.
 const HIT: u64 = 1 << LEN_BITS;
 
-/// How many misses pass without a search of the other shards for each search that found nothing, and how many may be
-/// owed before they do.
-const SEARCH: u32 = 128;
-const ALLOWANCE: u32 = 1024;
+/// Visits of the slow paths between two looks at the clock.
+const LOOKS: u64 = 8;
+
+/// Searches of the other shards that an owner may do at once, and how many it is given back for each millisecond: so they
+/// take a small part of its time, and of the others'.
+const SEARCHES: u32 = 64;
+const SEARCHES_PER_MS: u64 = 8;
 
 /// Bytes in a shard for objects.
 const BYTES: usize = 128;
@@ -97,10 +100,16 @@ pub(super) struct Shard<T> {
     /// Two numbers in one word, so that a hit writes one word for both. The low [`LEN_BITS`]: how many of `places` hold
     /// objects, the first ones. The rest: the hits. Written by whoever is inside; for others a hint.
     word: AtomicU64,
+    /// Searches of the other shards that the owner may do now, up to [`SEARCHES`]. The owner's.
+    searches: AtomicU32,
+    /// When it was given some, in ms of the clock, less what does not fit. The owner's.
+    given: AtomicU32,
+    /// Visits of the slow paths. The owner's.
+    visits: AtomicU64,
     /// The objects in `spare`, for others: a hint.
     spare_len: AtomicU32,
-    /// Misses to pass without a search of the other shards, as far as they exceed [`ALLOWANCE`]. The owner's.
-    debt: AtomicU32,
+    /// Where in the depot the owner looks first.
+    home: u32,
     /// Touched by whoever is inside.
     stock: UnsafeCell<Stock<T>>,
 }
@@ -130,14 +139,18 @@ pub(super) struct Claim<'a, T>(&'a Shard<T>);
 pub(super) struct Claimed<'a, T>(Claim<'a, T>);
 
 impl<T> Shard<T> {
-    pub(super) fn new() -> Self {
+    /// The shard that was made as the `index`th of its pool.
+    pub(super) fn new(index: usize) -> Self {
         let claim = if fence::is_asymmetric() { 0 } else { SYMMETRIC };
         Shard {
             busy: AtomicU32::new(0),
             claim: AtomicU32::new(claim),
             word: AtomicU64::new(0),
             spare_len: AtomicU32::new(0),
-            debt: AtomicU32::new(0),
+            searches: AtomicU32::new(SEARCHES),
+            given: AtomicU32::new(0),
+            visits: AtomicU64::new(0),
+            home: index as u32,
             stock: UnsafeCell::new(Stock {
                 places: Places([MaybeUninit::uninit(); BYTES]),
                 spare: None,
@@ -149,6 +162,10 @@ impl<T> Shard<T> {
     /// About how many objects are in here.
     pub(super) fn hint(&self) -> usize {
         self.filled() + self.spare_len.load(Ordering::Relaxed) as usize
+    }
+
+    pub(super) fn home(&self) -> usize {
+        self.home as usize
     }
 
     /// Adds this shard's share to a snapshot.
@@ -194,21 +211,32 @@ impl<T> Shard<T> {
         (claim & (CLAIMED | RETIRE) == 0).then_some(inside)
     }
 
-    /// Whether the owner may search the other shards at this miss. If it has done so much and found little, a number
-    /// of misses pass first.
+    /// Whether the owner may search the other shards now, which it then does. A search costs those that it looks at a cache
+    /// miss, and what it takes things from a barrier; where all starve it finds little.
     pub(super) fn may_search(&self) -> bool {
-        let debt = self.debt.load(Ordering::Relaxed);
-        let may = debt <= ALLOWANCE;
-        if !may {
-            self.debt.store(debt - 1, Ordering::Relaxed);
-        }
-        may
+        let searches = self.searches.load(Ordering::Relaxed);
+        self.searches.store(searches.saturating_sub(1), Ordering::Relaxed);
+        searches > 0
     }
 
-    /// The owner has searched, and found nothing.
-    pub(super) fn count_search(&self) {
-        let debt = self.debt.load(Ordering::Relaxed);
-        self.debt.store(debt + SEARCH, Ordering::Relaxed);
+    /// The owner looks at the clock: time has passed for new searches.
+    pub(super) fn give_searches(&self) {
+        let searches = self.searches.load(Ordering::Relaxed);
+        if searches < SEARCHES {
+            let now = clock::now_ms() as u32;
+            let passed = now.wrapping_sub(self.given.load(Ordering::Relaxed));
+            let given = (u64::from(passed) * SEARCHES_PER_MS).min(SEARCHES.into()) as u32;
+            self.given.store(now, Ordering::Relaxed);
+            self.searches.store((searches + given).min(SEARCHES), Ordering::Relaxed);
+        }
+    }
+
+    /// The owner visits a slow path. Whether it should look at the clock: now and then is enough, since a look costs
+    /// as much as a miss.
+    pub(super) fn visit(&self) -> bool {
+        let visits = self.visits.load(Ordering::Relaxed);
+        self.visits.store(visits.wrapping_add(1), Ordering::Relaxed);
+        visits.is_multiple_of(LOOKS)
     }
 
     /// Whether the owner has been asked to retire what it has.
@@ -360,6 +388,10 @@ impl<'a, T> Claim<'a, T> {
         }
     }
 
+    pub(super) fn home(&self) -> usize {
+        self.0.home()
+    }
+
     /// Whether the owner has been asked to retire what it has, and has not come since.
     pub(super) fn has_asked(&self) -> bool {
         self.0.is_asked_to_retire()
@@ -469,6 +501,12 @@ impl<'a, T> Inside<'a, T> {
             shard.tell_spare(stock);
         });
         Some(object)
+    }
+
+    /// Takes as many fresh objects of a magazine's as the shard itself has room for.
+    pub(super) fn restock(self, from: &mut Magazine<T>) {
+        let shard = self.0;
+        shard.stock_mut(|stock| shard.fill(stock, from));
     }
 
     /// Puts an object where the shard itself has no room: into the spare magazine, which takes over what the shard

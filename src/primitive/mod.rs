@@ -20,8 +20,10 @@ mod imp {
 
     pub(crate) mod atomic {
         #[cfg(feature = "grpc")]
-        pub(crate) use std::sync::atomic::{AtomicBool, AtomicU8};
-        pub(crate) use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+        pub(crate) use std::sync::atomic::AtomicU8;
+        pub(crate) use std::sync::atomic::{
+            AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
+        };
     }
 
     /// `std`'s, in loom's dress: access is by closure, so that loom can see when it begins and ends.
@@ -78,7 +80,7 @@ mod imp {
 
     pub(crate) mod atomic {
         pub(crate) use super::checker::sync::atomic::{
-            AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
+            AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
         };
     }
 

@@ -8,7 +8,7 @@
 #[cfg(not(cenote_loom))]
 mod imp {
     use std::cell::Cell;
-    use std::ptr;
+    use std::ptr::NonNull;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use thread_local::ThreadLocal;
@@ -31,10 +31,10 @@ mod imp {
     #[derive(Clone, Copy)]
     struct Entry {
         id: usize,
-        value: *const (),
+        value: NonNull<()>,
     }
 
-    const NOTHING: Entry = Entry { id: usize::MAX, value: ptr::null() };
+    const NOTHING: Entry = Entry { id: usize::MAX, value: NonNull::dangling() };
 
     thread_local! {
         /// Where this thread's value lies in the maps that it used last, by the lowest bits of their ids.
@@ -63,23 +63,22 @@ mod imp {
             if entry.id != id {
                 return None;
             }
-            // SAFETY: see `CACHE`: the value is in `self.values`.
-            Some(unsafe { &*entry.value.cast::<S>() })
+            // SAFETY: see `CACHE`: the value is in `self.values`. No map has the id of `NOTHING`.
+            Some(unsafe { entry.value.cast::<S>().as_ref() })
         }
 
-        /// As `get`, but looks beyond the cache, and makes one. `None` in a thread-local destructor that runs so late that
+        /// As `get`, but looks beyond the cache, and makes one, told how many there were before. `None` in a thread-local destructor that runs so late that
         /// the thread has given its number back.
         #[cold]
-        pub(crate) fn get_or_insert(&self, make: impl FnOnce() -> S) -> Option<&S> {
+        pub(crate) fn get_or_insert(&self, make: impl FnOnce(usize) -> S) -> Option<&S> {
             let value = thread_end::insert(|| {
                 self.values.get_or(|| {
                     // Relaxed: who is to see the value for certain has met its thread since.
-                    self.count.fetch_add(1, Ordering::Relaxed);
-                    make()
+                    make(self.count.fetch_add(1, Ordering::Relaxed))
                 })
             })?;
             let id = self.id();
-            CACHE.with(|cache| cache[id % WAYS].set(Entry { id, value: ptr::from_ref(value).cast() }));
+            CACHE.with(|cache| cache[id % WAYS].set(Entry { id, value: NonNull::from(value).cast() }));
             Some(value)
         }
 
@@ -143,13 +142,14 @@ mod imp {
             self.at(NUMBER.with(Cell::get)?)
         }
 
-        pub(crate) fn get_or_insert(&self, make: impl FnOnce() -> S) -> Option<&S> {
+        pub(crate) fn get_or_insert(&self, make: impl FnOnce(usize) -> S) -> Option<&S> {
             if NUMBER.with(Cell::get).is_none() {
                 let mut free = self.free.lock().unwrap();
                 let number = free.pop().unwrap_or_else(|| {
                     let mut values = self.values.lock().unwrap();
-                    values.push(Box::new(make()));
-                    values.len() - 1
+                    let number = values.len();
+                    values.push(Box::new(make(number)));
+                    number
                 });
                 self.count.fetch_max(number + 1, checker::sync::atomic::Ordering::AcqRel);
                 drop(free);

@@ -26,12 +26,13 @@ use crate::tide::DEFAULT_PERIOD;
 pub struct PoolConfig<T> {
     pub(super) recycle: Option<fn(&mut T) -> bool>,
     pub(super) period: Option<Duration>,
+    pub(super) max_idle: Option<usize>,
 }
 
 impl<T> PoolConfig<T> {
-    /// The defaults: no recycle hook, and a generation of 60 s.
+    /// The defaults: no recycle hook, a generation of 60 s, and no limit to what is idle.
     pub const fn new() -> Self {
-        PoolConfig { recycle: None, period: Some(DEFAULT_PERIOD) }
+        PoolConfig { recycle: None, period: Some(DEFAULT_PERIOD), max_idle: None }
     }
 
     /// A hook that resets each object before it is kept, or refuses it: see
@@ -45,6 +46,24 @@ impl<T> PoolConfig<T> {
     /// milliseconds, at least one. Default: 60 s.
     pub const fn period(mut self, period: Duration) -> Self {
         self.period = Some(period);
+        self
+    }
+
+    /// How many idle objects the threads share, at most: those that wait in the depot, beside the few that each thread keeps to
+    /// itself (at most 32: see [`SyncPool`](super::SyncPool#what-is-kept-in-memory)). Counted in whole magazines, rounded down. What
+    /// comes back beyond that is dropped, by the put that brings it and those that follow it, at most 8 objects
+    /// each. Default: no limit.
+    ///
+    /// ```
+    /// use cenote::{PoolConfig, SyncPool};
+    ///
+    /// let pool = SyncPool::with_config(|| vec![0u8; 4096], PoolConfig::new().max_idle(64));
+    /// let burst: Vec<_> = (0..1000).map(|_| pool.get()).collect();
+    /// drop(burst);
+    /// assert!(pool.stats().idle <= 64 + 32);
+    /// ```
+    pub const fn max_idle(mut self, objects: usize) -> Self {
+        self.max_idle = Some(objects);
         self
     }
 
@@ -74,6 +93,7 @@ impl<T> fmt::Debug for PoolConfig<T> {
         f.debug_struct("PoolConfig")
             .field("recycle", &self.recycle.is_some())
             .field("period", &self.period)
+            .field("max_idle", &self.max_idle)
             .finish()
     }
 }

@@ -120,7 +120,7 @@ impl<T: Send, F> SyncPool<T, F> {
     /// A pool of dear objects, that ages by hand alone: other threads' shards are searched at each miss.
     #[cfg(feature = "grpc")]
     pub(crate) const fn dear(factory: F) -> Self {
-        SyncPool { factory, recycle: None, cache: Cache::new(true, None) }
+        SyncPool { factory, recycle: None, cache: Cache::new(true, None, None) }
     }
 
     /// A pool with a hook that sees each object that comes back, before it is kept: it resets the object and
@@ -148,7 +148,8 @@ impl<T: Send, F> SyncPool<T, F> {
 
     /// A pool with other [options](PoolConfig) than the default ones.
     pub const fn with_config(factory: F, config: PoolConfig<T>) -> Self {
-        SyncPool { factory, recycle: config.recycle, cache: Cache::new(false, config.period) }
+        let cache = Cache::new(false, config.period, config.max_idle);
+        SyncPool { factory, recycle: config.recycle, cache }
     }
 
     /// Takes an object that the pool holds; `None` if there is none. Go's `Get` with a nil `New`.

@@ -50,6 +50,8 @@ pub struct Plan {
     pub threads: u64,
     /// Of the pool's ageing by use; `None`: by hand alone.
     pub period: Option<Duration>,
+    /// Of the objects that wait in the depot.
+    pub max_idle: Option<usize>,
     /// Whether factories, hooks and drops panic now and then.
     pub panics: bool,
 }
@@ -493,7 +495,7 @@ impl<'a, const SIZE: usize> Hands<'a, SIZE> {
             }
             930..932 => {
                 let stats = pool.stats();
-                if stats.kept != stats.hits + stats.aged + stats.cleared + stats.idle as u64 {
+                if stats.kept != stats.hits + stats.shed + stats.aged + stats.cleared + stats.idle as u64 {
                     self.world.ledger.violated(format_args!("these do not add up: {stats:?}"));
                 }
             }
@@ -601,6 +603,10 @@ pub fn run<const SIZE: usize>(plan: Plan) {
         let config = match plan.period {
             Some(period) => config.period(period),
             None => config.age_by_hand(),
+        };
+        let config = match plan.max_idle {
+            Some(objects) => config.max_idle(objects),
+            None => config,
         };
         World {
             pool: Arc::new(SyncPool::with_config(factory, config)),

@@ -6,6 +6,7 @@ mod generations;
 mod guards;
 mod hooks;
 mod kinds;
+mod limits;
 mod panics;
 mod reentrance;
 mod thread_locals;

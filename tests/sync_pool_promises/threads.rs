@@ -104,13 +104,14 @@ fn ageing_reaches_the_objects_of_a_thread_that_ended() {
 }
 
 #[test]
-fn threads_that_come_one_after_the_other_pass_on_one_object() {
+fn threads_that_come_one_after_the_other_pass_their_objects_on() {
     static POOL: SyncPool<Vec<u8>> = SyncPool::new(Vec::new);
     for _ in 0..2_000 {
         thread::spawn(|| POOL.get().push(1)).join().unwrap();
     }
-    assert_eq!(POOL.stats().made, 1);
-    assert_eq!(POOL.take().len(), 2_000);
+    // One would do, but other tests' threads come and go meanwhile: so one may find itself with the shard of a dead one that
+    // has searched the others too often of late.
+    assert!(POOL.stats().made <= 50, "{:?}", POOL.stats());
 }
 
 #[test]
@@ -169,13 +170,18 @@ fn objects_that_are_freed_far_away_come_home_one_at_a_time_too() {
                 }
             }
         });
-        for _ in 0..2_000 {
+        let lap = |_| {
             there.send(pool.get()).unwrap();
             answer.recv().unwrap();
-        }
+        };
+        // At first each is fetched out of the other thread's shard; soon there are enough for the depot, and they
+        // travel by magazines.
+        (0..2_000).for_each(lap);
+        let warm = pool.stats().made;
+        assert!(warm <= 64, "{:?}", pool.stats());
+        (0..20_000).for_each(lap);
         drop(there);
+        assert!(pool.stats().made <= warm + 20, "one in a thousand: {:?}", pool.stats());
     });
-    // Nothing is at work when the next one is fetched, so it is found.
-    let stats = pool.stats();
-    assert_eq!((stats.made, stats.hits, stats.stolen), (1, 1_999, 1_999));
+    assert!(pool.stats().stolen >= 8, "{:?}", pool.stats());
 }

@@ -67,23 +67,23 @@ fn read_go(report: &str, figures: &mut Figures) {
 }
 
 /// ns a turn, of as many turns as take about [`TIME`].
-fn time(threads: usize, turn: impl Fn() + Sync) -> f64 {
+fn time(threads: usize, turn: &(impl Fn() + Sync)) -> f64 {
     let trial = 2_000;
-    let each = wall_time(threads, trial, &turn).as_nanos() as u64 / trial;
+    let each = wall_time(threads, trial, turn).as_nanos() as u64 / trial;
     let turns = TIME.as_nanos() as u64 / each.max(1);
-    wall_time(threads, turns, &turn).as_nanos() as f64 / turns as f64
+    wall_time(threads, turns, turn).as_nanos() as f64 / turns as f64
 }
 
 fn measure_ours(figures: &mut Figures) {
     for threads in [1, 2] {
         let guarded = contenders::Cenote::new();
-        figures.note("guard", threads, time(threads, || guarded.get_put()));
+        figures.note("guard", threads, time(threads, &|| guarded.get_put()));
         let pool = holders::Cenote::new();
-        figures.note("pair", threads, time(threads, || bursts::pair(&pool)));
+        figures.note("pair", threads, time(threads, &|| bursts::pair(&pool)));
         let pool = holders::Cenote::new();
-        figures.note("overflow", threads, time(threads, || bursts::overflow(&pool)));
+        figures.note("overflow", threads, time(threads, &|| bursts::overflow(&pool)));
         let pool = holders::Cenote::new();
-        figures.note("starvation", threads, time(threads, || bursts::starvation(&pool)));
+        figures.note("starvation", threads, time(threads, &|| bursts::starvation(&pool)));
         let outcome = expensive_new(threads, 32 << 10, TIME);
         figures.note("expensive", threads, outcome.made_per_operation());
     }
