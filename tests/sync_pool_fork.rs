@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cenote::{PoolConfig, SyncPool};
+use cenote::{Ager, AgerConfig, PoolConfig, SyncPool};
 
 const CASE: &str = "CENOTE_TEST_CASE";
 const FORKS: usize = 100;
@@ -42,7 +42,9 @@ fn use_pool(rounds: usize, at_once: usize) {
 }
 
 /// All that there is, on the one thread of a child.
-fn in_the_child() {
+fn in_the_child(ager: &mut Option<Ager>) {
+    // Its thread is the parent's alone, and may have been anywhere at the fork.
+    drop(ager.take());
     use_pool(20, 70);
     let before = POOL.stats();
     POOL.age();
@@ -65,11 +67,15 @@ fn in_the_child() {
 fn fork_once(turn: usize) {
     // So that the forking thread's shard has something that others may be taking at this moment.
     use_pool(1 + turn % 3, 20 + turn % 50);
+    let config =
+        AgerConfig { period: Duration::from_millis(1), memory_pressure: None, ..AgerConfig::default() };
+    let mut ager = Some(Ager::spawn(config).watch(&POOL));
+    thread::sleep(Duration::from_micros(700 + 13 * turn as u64));
     // SAFETY: the child uses the pool and malloc, which are made for that, and leaves by `_exit`.
     let child = unsafe { libc::fork() };
     assert!(child >= 0, "fork: {}", std::io::Error::last_os_error());
     if child == 0 {
-        let fine = catch_unwind(AssertUnwindSafe(in_the_child)).is_ok();
+        let fine = catch_unwind(AssertUnwindSafe(|| in_the_child(&mut ager))).is_ok();
         // SAFETY: ends the process.
         unsafe { libc::_exit(if fine { 0 } else { 1 }) }
     }

@@ -13,6 +13,9 @@
 //! it and nothing is copied. The low bits of the pointer tell its age. The places lie in lines, and each shard has a home
 //! among them, where it looks first: so threads that each give and take by bursts do not meet on a cache line.
 //!
+//! Empty magazines come back the same way, from those who take to those who give, or else the memory of each would be
+//! allocated on one thread and freed on another. They have an age of their own, and make way for all others.
+//!
 //! What does not find a place, or is not full, goes onto a [`Stack`] behind, one for each age. A fresh magazine drives an older
 //! one out of its place.
 //!
@@ -39,8 +42,9 @@ use crate::primitive::fence;
 /// Lines of places, a power of two.
 const LINES: usize = if cfg!(cenote_loom) { 1 } else { 4 };
 const PLACES: usize = if cfg!(cenote_loom) { 1 } else { 8 };
-/// All of them.
-const FRONT: u32 = (LINES * PLACES) as u32;
+
+/// The age of empty magazines.
+const BLANK: usize = 3;
 
 const UNLIMITED: u32 = u32::MAX;
 
@@ -79,18 +83,15 @@ pub(super) struct Depot<T> {
     some: [AtomicBool; 3],
     /// Below [`TURNS`].
     turn: AtomicU32,
-    /// Magazines that may wait here, the due ones apart; or [`UNLIMITED`].
+    /// Objects that may wait here, the due ones apart; or [`UNLIMITED`].
     limit: u32,
-    /// Magazines in `behind`, by age. Kept only if there is a limit, since all threads write it.
+    /// Objects in `behind`, by age: never too few. Kept only if there is a limit, since all threads write it.
     counts: [AtomicU32; 3],
 }
 
-/// In magazines, rounded down.
-const fn limit<T>(most: Option<usize>) -> u32 {
+const fn limit(most: Option<usize>) -> u32 {
     match most {
-        Some(objects) if objects / Magazine::<T>::CAPACITY < UNLIMITED as usize => {
-            (objects / Magazine::<T>::CAPACITY) as u32
-        }
+        Some(objects) if objects < UNLIMITED as usize => objects as u32,
         _ => UNLIMITED,
     }
 }
@@ -102,7 +103,7 @@ macro_rules! new_depot {
             behind: [Stack::new(), Stack::new(), Stack::new()],
             some: [AtomicBool::new(false), AtomicBool::new(false), AtomicBool::new(false)],
             turn: AtomicU32::new(0),
-            limit: limit::<T>($most),
+            limit: limit($most),
             counts: [AtomicU32::new(0), AtomicU32::new(0), AtomicU32::new(0)],
         }
     };
@@ -150,6 +151,9 @@ impl<T> Depot<T> {
             return Ok(());
         }
         let turn = self.turn();
+        if self.is_limited() && role != Role::Due && !self.has_room(turn, magazine.len()) {
+            return Err(magazine);
+        }
         let age = Self::age(turn, role);
         let mut magazine = magazine;
         if role == Role::Fresh && magazine.is_full() {
@@ -158,19 +162,28 @@ impl<T> Depot<T> {
                 Err(back) => magazine = back,
             }
         }
-        if self.is_limited() && role != Role::Due {
-            let used = |role| self.counts[Self::age(turn, role)].load(Ordering::Relaxed);
-            if used(Role::Fresh) + used(Role::Victim) >= self.limit.saturating_sub(FRONT) {
-                return Err(magazine);
-            }
-        }
         self.stack(magazine, age);
         Ok(())
     }
 
+    /// Whether so many objects more may wait. Who asks at the same time as another may be told the same.
+    fn has_room(&self, turn: u32, more: usize) -> bool {
+        let waits = |role| {
+            let age = Self::age(turn, role);
+            // Relaxed, both: a number to compare with.
+            let is_ours = |place: &&AtomicPtr<Block<T>>| {
+                let there = place.load(Ordering::Relaxed);
+                !there.is_null() && Magazine::age_of(there) == age
+            };
+            let front = self.front.iter().flat_map(|line| &line.0).filter(is_ours).count();
+            front * Magazine::<T>::CAPACITY + self.counts[age].load(Ordering::Relaxed) as usize
+        };
+        waits(Role::Fresh) + waits(Role::Victim) + more <= self.limit as usize
+    }
+
     fn stack(&self, magazine: Magazine<T>, age: usize) {
         if self.is_limited() {
-            self.counts[age].fetch_add(1, Ordering::Relaxed);
+            self.counts[age].fetch_add(magazine.len() as u32, Ordering::Relaxed);
         }
         self.behind[age].push(magazine);
         fence::full();
@@ -187,10 +200,11 @@ impl<T> Depot<T> {
     /// Into a free place, or else one with an older magazine.
     fn place(&self, magazine: Magazine<T>, age: usize, home: usize) -> Result<(), Magazine<T>> {
         let tagged = magazine.into_tagged(age);
-        let free = |there: *mut Block<T>| there.is_null();
-        let older = |there: *mut Block<T>| !there.is_null() && Magazine::age_of(there) != age;
-        let there = self.replace(free, tagged, home).or_else(|| self.replace(older, tagged, home));
-        let Some(there) = there else {
+        let is = |age| move |there: *mut Block<T>| !there.is_null() && Magazine::age_of(there) == age;
+        let older = |there| !is(age)(there);
+        let there = self.replace(<*mut _>::is_null, tagged, home);
+        let there = there.or_else(|| self.replace(is(BLANK), tagged, home));
+        let Some(there) = there.or_else(|| self.replace(older, tagged, home)) else {
             // SAFETY: it went nowhere.
             return unsafe { Magazine::from_tagged(tagged) }.map_or(Ok(()), |(magazine, _)| Err(magazine));
         };
@@ -198,8 +212,10 @@ impl<T> Depot<T> {
         fence::full(); // loom takes the exchange for no more than acquire and release
         self.announce(age);
         // SAFETY: the exchange took it out, for us alone.
-        if let Some((older, age)) = unsafe { Magazine::from_tagged(there) } {
-            self.stack(older, age);
+        match unsafe { Magazine::from_tagged(there) } {
+            None => {}
+            Some((blank, BLANK)) => drop(blank),
+            Some((older, age)) => self.stack(older, age),
         }
         Ok(())
     }
@@ -221,18 +237,38 @@ impl<T> Depot<T> {
         })
     }
 
-    /// The places that may be used, those at home first.
+    /// The places, those at home first.
     fn places(&self, home: usize) -> impl Iterator<Item = &AtomicPtr<Block<T>>> {
-        let limit = self.limit.min(FRONT) as usize;
-        (0..LINES).flat_map(move |line| {
-            let line = home.wrapping_add(line) % LINES;
-            // The limit is shared out among the lines.
-            let most = (limit + LINES - 1 - line) / LINES;
-            self.front[line].0[..most].iter()
-        })
+        (0..LINES).flat_map(move |line| &self.front[home.wrapping_add(line) % LINES].0)
+    }
+
+    /// Keeps an empty magazine for who needs one, if there is a place for it.
+    pub(super) fn push_blank(&self, magazine: Magazine<T>, home: usize) {
+        debug_assert_eq!(magazine.len(), 0);
+        let tagged = magazine.into_tagged(BLANK);
+        if self.replace(<*mut _>::is_null, tagged, home).is_none() {
+            // SAFETY: it went nowhere.
+            drop(unsafe { Magazine::from_tagged(tagged) });
+        }
     }
 
     // ── taking ──
+
+    /// An empty magazine.
+    pub(super) fn pop_blank(&self, home: usize) -> Magazine<T> {
+        let mut blank = self.places(home).find_map(|place| Self::take_out(place, BLANK));
+        if let Some(blank) = &mut blank {
+            blank.set_generation(Generation::Fresh);
+        }
+        blank.unwrap_or_else(Magazine::new)
+    }
+
+    /// Frees the empty magazines.
+    pub(super) fn drop_blanks(&self) {
+        for place in self.front.iter().flat_map(|line| &line.0) {
+            drop(Self::take_out(place, BLANK));
+        }
+    }
 
     /// A hint: whether there may be a magazine for this role.
     pub(super) fn has(&self, role: Role) -> bool {
@@ -266,7 +302,7 @@ impl<T> Depot<T> {
         places.find_map(|place| Self::take_out(place, age)).or_else(|| {
             let magazine = self.behind[age].pop()?;
             if self.is_limited() {
-                self.counts[age].fetch_sub(1, Ordering::Relaxed);
+                self.counts[age].fetch_sub(magazine.len() as u32, Ordering::Relaxed);
             }
             Some(magazine)
         })
@@ -278,13 +314,15 @@ impl<T> Depot<T> {
         if there.is_null() || Magazine::age_of(there) != age {
             return None;
         }
-        // Acquire: what is in it. If the same block has left and come back meanwhile it is as good.
-        place.compare_exchange(there, ptr::null_mut(), Ordering::Acquire, Ordering::Relaxed).ok()?;
+        // Acquire: what is in it. If the block has left meanwhile, and come back or another in its stead, it is as good; but
+        // then what was loaded above does not point at it.
+        let taken =
+            place.compare_exchange(there, ptr::null_mut(), Ordering::Acquire, Ordering::Relaxed).ok()?;
         // SAFETY: the exchange took it out, for us alone.
-        unsafe { Magazine::from_tagged(there) }.map(|(magazine, _)| magazine)
+        unsafe { Magazine::from_tagged(taken) }.map(|(magazine, _)| magazine)
     }
 
-    /// All that was due at this turn.
+    /// What is due at this turn. If the turn is over by now, fresh ones may be among it.
     pub(super) fn take_due(&self, turn: u32) -> List<T> {
         self.take_age(Self::age(turn, Role::Due))
     }
@@ -295,15 +333,14 @@ impl<T> Depot<T> {
     }
 
     fn take_age(&self, age: usize) -> List<T> {
+        // In front first: from there to behind is a way that they may go meanwhile.
+        let places = self.front.iter().flat_map(|line| &line.0);
+        let front: List<T> = places.filter_map(|place| Self::take_out(place, age)).collect();
         let mut list = self.behind[age].take_all();
         if self.is_limited() {
-            self.counts[age].fetch_sub(list.magazines() as u32, Ordering::Relaxed);
+            self.counts[age].fetch_sub(list.count() as u32, Ordering::Relaxed);
         }
-        for place in self.front.iter().flat_map(|line| &line.0) {
-            if let Some(magazine) = Self::take_out(place, age) {
-                list.push(magazine);
-            }
-        }
+        list.append(front);
         list
     }
 
@@ -313,8 +350,10 @@ impl<T> Depot<T> {
     pub(super) fn count(&self) -> usize {
         let full = self.front.iter().flat_map(|line| &line.0).filter(|place| {
             // Relaxed: only looked at.
-            !place.load(Ordering::Relaxed).is_null()
+            let there = place.load(Ordering::Relaxed);
+            !there.is_null() && Magazine::age_of(there) != BLANK
         });
+        // Those in front are full.
         full.count() * Magazine::<T>::CAPACITY + self.behind.iter().map(Stack::count).sum::<usize>()
     }
 }
@@ -322,6 +361,7 @@ impl<T> Depot<T> {
 impl<T> Drop for Depot<T> {
     /// An array drops its other elements when the drop of one panics, and so does a list.
     fn drop(&mut self) {
+        self.drop_blanks();
         drop(self.take_all());
     }
 }

@@ -26,7 +26,7 @@ use crate::primitive::reclaim::{self, Pin};
 
 /// Bytes of objects that a magazine is made for; it holds at least one object, and at most [`MOST`].
 const BYTES: usize = 2048;
-const MOST: usize = if cfg!(cenote_loom) { 2 } else { 16 };
+const MOST: usize = if cfg!(cenote_loom) { 2 } else { 32 };
 
 /// In the low bits of a pointer in the depot: the magazine's age.
 const AGE: usize = 3;
@@ -201,6 +201,19 @@ impl<T> Magazine<T> {
         rest
     }
 
+    /// Moves objects from the end of `from`, as many as there is room for.
+    pub(super) fn append(&mut self, from: &mut Magazine<T>) {
+        let (len, rest) = (self.len(), from.len());
+        let moved = rest.min(Self::CAPACITY - len);
+        // SAFETY: the last `moved` objects of `from` go to places of ours that are free, in another block; each is in one place
+        // after.
+        unsafe {
+            ptr::copy_nonoverlapping(from.objects().add(rest - moved), self.objects().add(len), moved);
+        }
+        from.set_len(rest - moved);
+        self.set_len(len + moved);
+    }
+
     pub(super) fn pop(&mut self) -> Option<T> {
         let len = self.len().checked_sub(1)?;
         self.set_len(len);
@@ -212,7 +225,7 @@ impl<T> Magazine<T> {
         self.len() == Self::CAPACITY
     }
 
-    /// With an age, 0 to 2, in the low bits.
+    /// With an age, 0 to 3, in the low bits.
     pub(super) fn into_tagged(self, age: usize) -> *mut Block<T> {
         self.into_raw().map_addr(|address| address | age)
     }
@@ -305,6 +318,8 @@ impl<T> Stack<T> {
 
     pub(super) fn push(&self, magazine: Magazine<T>) {
         let node = magazine.into_raw();
+        // The address that is read here goes into the node: while we are pinned, no other block gets it.
+        let _pin = reclaim::pin();
         let mut head = self.head.load(Ordering::Relaxed);
         loop {
             // SAFETY: the node is ours until it is linked. Relaxed: the exchange below publishes it.
@@ -380,23 +395,16 @@ impl<T> List<T> {
         unsafe { count(self.first) }
     }
 
-    /// Adds a magazine in front.
-    pub(super) fn push(&mut self, magazine: Magazine<T>) {
-        let node = magazine.into_raw();
-        // SAFETY: the node is ours. Relaxed: so is the list.
-        unsafe { (*node).next.store(self.first, Ordering::Relaxed) };
-        self.first = node;
-    }
-
-    pub(super) fn magazines(&self) -> usize {
-        let mut count = 0;
-        let mut node = self.first;
-        while !node.is_null() {
-            count += 1;
-            // SAFETY: as in `count`.
-            node = unsafe { (*node).next.load(Ordering::Relaxed) };
+    pub(super) fn append(&mut self, mut other: List<T>) {
+        while !other.first.is_null() {
+            let node = other.first;
+            // SAFETY: the lists own their nodes. Relaxed: so nobody else writes there.
+            unsafe {
+                other.first = (*node).next.load(Ordering::Relaxed);
+                (*node).next.store(self.first, Ordering::Relaxed);
+            }
+            self.first = node;
         }
-        count
     }
 
     pub(super) fn pop(&mut self) -> Option<Magazine<T>> {
@@ -409,6 +417,19 @@ impl<T> List<T> {
             self.first = (*node).next.load(Ordering::Relaxed);
             Some(Magazine::move_out(node, &reclaim::pin()))
         }
+    }
+}
+
+impl<T> FromIterator<Magazine<T>> for List<T> {
+    fn from_iter<I: IntoIterator<Item = Magazine<T>>>(magazines: I) -> Self {
+        let mut list = List { first: ptr::null_mut() };
+        for magazine in magazines {
+            let node = magazine.into_raw();
+            // SAFETY: the node is ours. Relaxed: so is the list.
+            unsafe { (*node).next.store(list.first, Ordering::Relaxed) };
+            list.first = node;
+        }
+        list
     }
 }
 

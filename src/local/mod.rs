@@ -5,7 +5,7 @@
 //!  ┌───────────────┐       ┌─────────┐          ┌──────────────────────┐
 //!  │ up to 16      │       │         │  trade   │ depot: magazines     │
 //!  │ spare: up to  │◀─────▶│  ...    │◀────────▶│ fresh  victim  due   │
-//!  │   16 more     │       │         │          │                      │
+//!  │   32 more     │       │         │          │                      │
 //!  └───────────────┘       └─────────┘          └──────────────────────┘
 //!   biased lock                                   lock-free stacks
 //! ```
@@ -193,8 +193,10 @@ impl<T: Send> Cache<T> {
                 magazine.as_mut().and_then(Magazine::pop)
             }
         };
-        if let Some(rest) = magazine {
-            self.keep(rest.generation().into(), rest, home);
+        match magazine {
+            None => {}
+            Some(blank) if blank.len() == 0 => self.depot.push_blank(blank, home),
+            Some(rest) => self.keep(rest.generation().into(), rest, home),
         }
         object
     }
@@ -270,7 +272,7 @@ impl<T: Send> Cache<T> {
                     Ok(Some(leaving)) => return self.give(leaving, own),
                     Err(back) => object = back,
                 }
-                empty = Some(Magazine::new());
+                empty = Some(self.depot.pop_blank(shard.home()));
             }
         }
         // The shard is claimed, or there is none: straight to the depot.
@@ -316,17 +318,32 @@ impl<T: Send> Cache<T> {
 
     /// One generation passes. The objects whose time is up are dropped here.
     pub(crate) fn age(&self) {
-        let turn = self.depot.turn();
-        let due = self.depot.take_due(turn);
-        if self.depot.pass(turn) {
-            self.retire_shards(Patience::Some);
-            let retired = self.depot.take_due(self.depot.turn());
-            self.drop_all(retired, &self.tallies.aged);
-        } else {
+        let due = loop {
+            let turn = self.depot.turn();
+            let due = self.depot.take_due(turn);
+            self.depot.drop_blanks();
+            if self.depot.pass(turn) {
+                break due;
+            }
             // Another was quicker: its turn is not ours.
-            self.age();
+            self.reprieve(due);
+        };
+        self.retire_shards(Patience::Some);
+        let turn = self.depot.turn();
+        let retired = self.depot.take_due(turn);
+        if self.depot.turn() == turn {
+            self.drop_all([due, retired], &self.tallies.aged);
+        } else {
+            self.reprieve(retired);
+            self.drop_all([due], &self.tallies.aged);
         }
-        self.drop_all(due, &self.tallies.aged);
+    }
+
+    /// What was taken as due when the turn was over already: somebody may have put it just now.
+    fn reprieve(&self, mut list: List<T>) {
+        while let Some(magazine) = list.pop() {
+            self.keep(Role::Victim, magazine, 0);
+        }
     }
 
     /// On a slow path: drops a few objects that are due, at most so many, or if there are none lets a generation pass
@@ -354,18 +371,17 @@ impl<T: Send> Cache<T> {
     /// Drops all that the pool holds, of every thread.
     pub(crate) fn clear(&self) {
         self.retire_shards(Patience::Some);
-        // An array drops its other elements when the drop of one panics; those are not counted.
-        for list in self.depot.take_all() {
-            self.drop_all(list, &self.tallies.cleared);
-        }
+        self.depot.drop_blanks();
+        self.drop_all(self.depot.take_all(), &self.tallies.cleared);
     }
 
-    fn drop_all(&self, mut due: List<T>, tally: &AtomicU64) {
-        // Counted before each drop: an object's drop may look, or panic; then the list drops the rest, uncounted
-        // but for this.
-        add(tally, due.count());
-        while let Some(magazine) = due.pop() {
-            drop(magazine);
+    fn drop_all<const N: usize>(&self, lists: [List<T>; N], tally: &AtomicU64) {
+        // Counted before the first drop: an object's drop may look, or panic; then the lists drop the rest.
+        add(tally, lists.iter().map(List::count).sum());
+        for mut list in lists {
+            while let Some(magazine) = list.pop() {
+                drop(magazine);
+            }
         }
     }
 

@@ -503,10 +503,18 @@ impl<'a, T> Inside<'a, T> {
         Some(object)
     }
 
-    /// Takes as many fresh objects of a magazine's as the shard itself has room for.
+    /// Takes as many fresh objects of a magazine's as there is room for, in the shard itself and in the spare magazine.
     pub(super) fn restock(self, from: &mut Magazine<T>) {
         let shard = self.0;
-        shard.stock_mut(|stock| shard.fill(stock, from));
+        shard.stock_mut(|stock| {
+            shard.fill(stock, from);
+            if let Some(spare) = &mut stock.spare
+                && spare.generation() == Generation::Fresh
+            {
+                spare.append(from);
+                shard.tell_spare(stock);
+            }
+        });
     }
 
     /// Puts an object where the shard itself has no room: into the spare magazine, which takes over what the shard

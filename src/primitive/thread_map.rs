@@ -44,6 +44,11 @@ mod imp {
         static CACHE: [Cell<Entry>; WAYS] = const { [const { Cell::new(NOTHING) }; WAYS] };
     }
 
+    /// Whether the thread's end empties the cache in time. Where thread-local variables are made of the system's keys, their
+    /// destructors run in no order that one could rely on, and that of `thread_local` may come first.
+    const TRUSTED: bool =
+        !cfg!(any(target_os = "android", target_os = "openbsd", all(windows, target_env = "gnu")));
+
     /// The thread ends.
     pub(in crate::primitive) fn forget_all() {
         CACHE.with(|cache| cache.iter().for_each(|entry| entry.set(NOTHING)));
@@ -57,6 +62,9 @@ mod imp {
         /// The calling thread's value, if it has one in its cache.
         #[inline(always)]
         pub(crate) fn get(&self) -> Option<&S> {
+            if !TRUSTED {
+                return thread_end::insert(|| self.values.get())?;
+            }
             // Relaxed: it is this thread that has put the entry in, and set the id before, or seen it.
             let id = self.id.load(Ordering::Relaxed);
             let entry = CACHE.with(|cache| cache[id % WAYS].get());
@@ -90,6 +98,10 @@ mod imp {
             }
             // Relaxed: the exchange decides which it is, and an id publishes nothing.
             let new = LAST.fetch_add(1, Ordering::Relaxed) + 1;
+            // On 32 bits they could run out.
+            if new > usize::MAX / 2 {
+                std::process::abort();
+            }
             match self.id.compare_exchange(0, new, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => new,
                 Err(other) => other,

@@ -50,9 +50,10 @@ impl<T> PoolConfig<T> {
     }
 
     /// How many idle objects the threads share, at most: those that wait in the depot, beside the few that each thread keeps to
-    /// itself (at most 32: see [`SyncPool`](super::SyncPool#what-is-kept-in-memory)). Counted in whole magazines, rounded down. What
+    /// itself (at most 48: see [`SyncPool`](super::SyncPool#what-is-kept-in-memory)). What
     /// comes back beyond that is dropped, by the put that brings it and those that follow it, at most 8 objects
-    /// each. Default: no limit.
+    /// each; and when a generation ends, what the threads had to themselves counts, too. Threads that put at
+    /// the same moment may exceed it by a few. Default: no limit.
     ///
     /// ```
     /// use cenote::{PoolConfig, SyncPool};
@@ -60,7 +61,7 @@ impl<T> PoolConfig<T> {
     /// let pool = SyncPool::with_config(|| vec![0u8; 4096], PoolConfig::new().max_idle(64));
     /// let burst: Vec<_> = (0..1000).map(|_| pool.get()).collect();
     /// drop(burst);
-    /// assert!(pool.stats().idle <= 64 + 32);
+    /// assert!(pool.stats().idle <= 64 + 48);
     /// ```
     pub const fn max_idle(mut self, objects: usize) -> Self {
         self.max_idle = Some(objects);

@@ -45,7 +45,7 @@ use crate::tide::{Ageable, sealed};
 /// * An object that nobody used for two generations is dropped. A generation ends by [`age`](Self::age), or when its
 ///   period is over, 60 s [by default](PoolConfig::period): that is noticed by gets and puts that go beyond the
 ///   thread's own shard, so a pool that nobody uses, or that is used one object at a time, keeps what it has. An
-///   [`Ager`](crate::Ager) is there for that. There is no maximum.
+///   [`Ager`](crate::Ager) is there for that. There is no maximum, unless [one](PoolConfig::max_idle) is set.
 /// * No get, put or drop of a guard drops more than 8 objects whose time is up. What is due goes with the operations
 ///   that follow; `age` and `clear` drop all at once.
 /// * A put of an object happens before the get that returns it.
@@ -88,17 +88,27 @@ use crate::tide::{Ageable, sealed};
 /// # What is kept in memory
 ///
 /// A shard for each thread that ever used the pool at the same time as the others: 384 bytes on 64-bit x86 where `T` is
-/// as large as a pointer. (They are allocated in blocks of 1, 2, 4 and so on, so there may be up to twice as many.) In it lie up to 128 bytes of objects, 16 at most; beside it is a spare magazine of as many as
-/// fit 2 KiB, 16 at most, one at least. What is above that lies in the depot, in magazines of the same size. So an idle
-/// pool, one that is not aged, retains at most the objects that were idle at once, and what a thread
-/// keeps to itself is at most 32 of them, fewer where they are larger than 8 bytes: `min(16, 128 / size) +
-/// min(16, max(1, 2048 / size))`.
+/// as large as a pointer. (They are allocated in blocks of 1, 2, 4 and so on, so there may be up to twice as many.) In it
+/// lie up to 128 bytes of objects, 16 at most; beside it are a spare magazine of as many as fit 2 KiB, 32 at most, one at
+/// least, and perhaps an empty one. What is above that lies in the depot, in magazines of the same size.
+///
+/// So a pool of `size`-byte objects that `threads` threads have used retains, while nobody ages it, what was idle at once,
+/// and at most
+///
+/// ```text
+/// max_idle + threads * (min(16, 128 / size) + min(32, max(1, 2048 / size)))
+/// ```
+///
+/// objects if a [`max_idle`](PoolConfig::max_idle) is set; two generations later, nothing. The hook bounds the size
+/// of each: see [`with_recycle`](Self::with_recycle).
 ///
 /// # Forks
 ///
 /// A forked child may use the pools of its parent, also when the fork came in the middle of another thread's operation.
-/// What lay in the shards of threads that do not exist in the child is out of its reach if they were busy. (What the
-/// `thread_local` crate itself locks when a thread is born or ends is beyond us.)
+/// What lay in the shards of threads that do not exist in the child is out of its reach if they were busy. Beyond us is what
+/// our dependencies keep for themselves: the lock that `thread_local` takes when a thread is born or ends, and
+/// `crossbeam-epoch`, which waits in the child for a thread that was moving a magazine at the fork, so that the memory of
+/// magazines (not of objects) is then not given back.
 pub struct SyncPool<T: Send, F = fn() -> T> {
     factory: F,
     /// Resets an object before it is kept, or refuses it.
@@ -232,7 +242,8 @@ impl<T: Send, F> SyncPool<T, F> {
     /// the `age` before this one, and have not been taken since, are dropped.
     ///
     /// Reaches the objects of every thread, parked ones too. All that is due has been dropped on return,
-    /// on this thread.
+    /// on this thread; but a thread that was interrupted in the middle of a get or put ages what it has by itself, when it
+    /// goes on.
     ///
     /// ```
     /// # use cenote::SyncPool;
@@ -251,7 +262,8 @@ impl<T: Send, F> SyncPool<T, F> {
         self.cache.age();
     }
 
-    /// Drops every object that the pool holds now. What is taken out stays with its holders and may come back.
+    /// Drops every object that the pool holds now. What is taken out stays with its holders and may come back. (What a
+    /// thread has that was interrupted in the middle of a get or put becomes a victim when it goes on.)
     ///
     /// # Panics
     ///

@@ -67,6 +67,8 @@ impl Default for AgerConfig {
 pub struct Ager {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
+    /// Where the thread is: not in a child that was forked later.
+    process: u32,
 }
 
 struct Shared {
@@ -106,7 +108,7 @@ impl Ager {
             let shared = Arc::clone(&shared);
             spawn_thread("cenote-ager", move || shared.run(&config))?
         };
-        Ok(Ager { shared, thread: Some(thread) })
+        Ok(Ager { shared, thread: Some(thread), process: std::process::id() })
     }
 
     /// Has one more pool aged: a `&'static` one, or one that is held weakly.
@@ -115,14 +117,26 @@ impl Ager {
         self
     }
 
-    /// As [`watch`](Self::watch), on an ager that runs.
+    /// As [`watch`](Self::watch), on an ager that runs. (In a forked child none does: start another there.)
     pub fn add(&self, pool: impl Ageable) {
+        if self.is_inherited() {
+            return;
+        }
         self.shared.state.lock().pools.push(Box::new(pool));
+    }
+
+    fn is_inherited(&self) -> bool {
+        self.process != std::process::id()
     }
 }
 
 impl Drop for Ager {
     fn drop(&mut self) {
+        if self.is_inherited() {
+            // A forked child has no such thread to stop; the lock may have been taken at the fork, for ever.
+            std::mem::forget(self.thread.take());
+            return;
+        }
         self.shared.state.lock().stop = true;
         self.shared.changed.notify_all();
         if let Some(thread) = self.thread.take() {
