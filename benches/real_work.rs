@@ -4,18 +4,16 @@
 //! `benches/real_work.sh`: with the system's malloc, jemalloc and mimalloc.
 //!
 //! The buffer is a fresh one with room enough, a fresh one that grows, one that the thread keeps, one of a pool. `zeropool`
-//! hands out slices of zeroes, so it is written to as such. The time is the wall time of a message: with two threads, each
-//! does as many as the report counts, at once.
+//! hands out slices of zeroes, so it is written to as such. The time is the wall time of a message, where each of two threads
+//! does as many; the contenders take turns, and the least of their rounds is printed, since the machine's noise is larger
+//! than what a buffer costs.
 
 use std::cell::RefCell;
 use std::hint::black_box;
 use std::sync::Mutex;
-use std::time::Duration;
 
 use cenote::SyncPool;
 use cenote_benches::wall_time;
-use criterion::measurement::WallTime;
-use criterion::{BenchmarkGroup, Criterion, SamplingMode, criterion_group, criterion_main};
 use prost::Message;
 use serde::Serialize;
 use zeropool::ZeroPool;
@@ -37,6 +35,10 @@ const ALLOCATOR_NAME: &str = if cfg!(feature = "jemalloc") {
 };
 
 const ROOM: usize = 16 << 10;
+
+const ROUNDS: usize = 25;
+/// In a round, by each thread.
+const PAGES: u64 = 1_000;
 
 /// A page of search results, say.
 #[derive(Clone, PartialEq, Message, Serialize)]
@@ -100,14 +102,7 @@ impl Work {
 /// Encodes a page, and shows the buffer to the compiler.
 type Encode<'a> = &'a (dyn Fn(Work, &Page) + Sync);
 
-fn run(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, threads: usize, work: Work, encode: Encode<'_>) {
-    let page = page();
-    group.bench_function(name, |bencher| {
-        bencher.iter_custom(|pages| wall_time(threads, pages, &|| encode(work, &page)));
-    });
-}
-
-fn real_work(criterion: &mut Criterion) {
+fn main() {
     thread_local!(static OWN: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(ROOM)));
     let pool: SyncPool<Vec<u8>> = SyncPool::with_recycle(
         || Vec::with_capacity(ROOM),
@@ -157,23 +152,26 @@ fn real_work(criterion: &mut Criterion) {
     ];
     let page = page();
     let json = serde_json::to_vec(&page).expect("it has a JSON form").len();
-    println!("{} bytes of protobuf, {json} of JSON", page.encoded_len());
-    for (what, work) in [("prost", Work::Prost), ("JSON", Work::Json)] {
-        for threads in [1, 2] {
-            let mut group =
-                criterion.benchmark_group(format!("{ALLOCATOR_NAME}, {what}, threads: {threads}"));
-            group
-                .sampling_mode(SamplingMode::Flat)
-                .sample_size(20)
-                .warm_up_time(Duration::from_millis(300))
-                .measurement_time(Duration::from_secs(1));
-            for (name, encode) in contenders {
-                run(&mut group, name, threads, work, encode);
+    println!(
+        "{ALLOCATOR_NAME}; {} bytes of protobuf, {json} of JSON; us, the least of {ROUNDS} rounds\n",
+        page.encoded_len()
+    );
+    let questions = [(Work::Prost, 1), (Work::Prost, 2), (Work::Json, 1), (Work::Json, 2)];
+    let mut least = [[f64::INFINITY; 4]; 6];
+    for _ in 0..ROUNDS {
+        for (column, (work, threads)) in questions.into_iter().enumerate() {
+            for (row, (_, encode)) in contenders.into_iter().enumerate() {
+                let time = wall_time(threads, PAGES, &|| encode(work, &page));
+                let each = time.as_secs_f64() * 1e6 / PAGES as f64;
+                least[row][column] = least[row][column].min(each);
             }
-            group.finish();
         }
     }
+    println!("{:<22} {:>9} {:>9} {:>9} {:>9}", "", "prost, 1", "prost, 2", "JSON, 1", "JSON, 2");
+    for ((name, _), times) in contenders.into_iter().zip(least) {
+        print!("{name:<22}");
+        times.into_iter().for_each(|time| print!(" {time:>9.2}"));
+        println!();
+    }
+    println!();
 }
-
-criterion_group!(benches, real_work);
-criterion_main!(benches);

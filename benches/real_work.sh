@@ -3,5 +3,5 @@
 set -eu
 cd "$(dirname "$0")"
 for feature in '' jemalloc mimalloc; do
-    cargo bench --quiet --bench real_work --features "$feature" -- "$@"
+    cargo bench --quiet --bench real_work --features "$feature"
 done

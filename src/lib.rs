@@ -34,6 +34,8 @@
 //! reaches every shard when it ages. A `Channel` of tonic tells no state, so a pool of them cannot know which to
 //! throw away.
 //!
+//! How the pool does it, and what proves that it is right: [`docs::internals`].
+//!
 //! # Features
 //!
 //! None is on by default; the core depends on `thread_local`, `crossbeam-utils` and `crossbeam-epoch`, and on Unix on `libc`.
@@ -53,6 +55,7 @@
 // The README's examples are run with the others.
 #![cfg_attr(doctest, doc = include_str!("../README.md"))]
 
+pub mod docs;
 mod local;
 mod primitive;
 mod stats;

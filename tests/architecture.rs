@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 /// Each room, and the rooms that it may import.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
+    // no code
+    ("docs", &[]),
     // ground floor
     ("primitive", &[]),
     // first floor: mechanisms

@@ -8,7 +8,7 @@ pub mod holders;
 use std::hint;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// Has `threads` threads do `turn` `turns` times each, all at once, and says how long the slowest of them took.
 pub fn wall_time(threads: usize, turns: u64, turn: &(impl Fn() + Sync)) -> Duration {
@@ -39,4 +39,17 @@ pub fn wall_time(threads: usize, turns: u64, turn: &(impl Fn() + Sync)) -> Durat
 pub fn median(mut figures: Vec<f64>) -> f64 {
     figures.sort_by(f64::total_cmp);
     figures[figures.len() / 2]
+}
+
+/// The processor and the number of cores.
+pub fn machine() -> String {
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("an unknown CPU");
+    let cores = thread::available_parallelism().map_or(0, usize::from);
+    format!("{}, {cores} cores", model.trim_start_matches([' ', '\t', ':']))
+}
+
+/// As 2026-11-21, in UTC.
+pub fn date(when: SystemTime) -> String {
+    humantime::format_rfc3339_seconds(when).to_string()[..10].to_owned()
 }

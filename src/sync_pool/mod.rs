@@ -83,7 +83,8 @@ use crate::tide::{Ageable, sealed};
 /// [`sync/pool.go`](https://go.dev/src/sync/pool.go); the magazines and their depot follow Bonwick and Adams,
 /// *Magazines and Vmem* (USENIX ATC 2001). A shard is behind a lock that is biased towards its thread: see Kawachiya,
 /// Koseki and Onodera, *Lock Reservation* (OOPSLA 2002), and for the asymmetric fence under it Linux's `membarrier(2)`. Where
-/// that is not to be had the pool finds out by itself, and pays a fence for each operation.
+/// that is not to be had the pool finds out by itself, and pays a fence for each operation. The whole argument is in
+/// [`docs::internals`](crate::docs::internals).
 ///
 /// # What is kept in memory
 ///

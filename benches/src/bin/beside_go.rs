@@ -10,12 +10,12 @@
 use std::collections::HashMap;
 use std::env;
 use std::process::{Command, ExitCode};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use cenote_benches::contenders::{self, Contender};
 use cenote_benches::expensive::expensive_new;
 use cenote_benches::holders::{self, Holder};
-use cenote_benches::{bursts, wall_time};
+use cenote_benches::{bursts, date, machine, wall_time};
 
 const ROUNDS: usize = 5;
 /// How long one of ours runs in a round.
@@ -89,13 +89,6 @@ fn measure_ours(figures: &mut Figures) {
     }
 }
 
-fn machine() -> String {
-    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("an unknown CPU");
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    format!("{}, {cores} cores", model.trim_start_matches([' ', '\t', ':']))
-}
-
 fn main() -> ExitCode {
     let Some(go) = go() else {
         eprintln!("no Go found: put it on the path, or name it in $GO");
@@ -113,7 +106,7 @@ fn main() -> ExitCode {
     println!(
         "{}; {}; {}; {rustc}; best of {ROUNDS}\n",
         machine(),
-        output("date", &["+%Y-%m-%d"]),
+        date(SystemTime::now()),
         output(&go, &["version"]),
     );
     println!("{:<40} {:>7} {:>10} {:>10} {:>7} {:>8}", "", "threads", "Go", "cenote", "ratio", "target");

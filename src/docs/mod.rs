@@ -1,0 +1,3 @@
+//! Pages on the crate as a whole; there is no code in here.
+
+pub mod internals;
