@@ -19,11 +19,9 @@ mod imp {
     pub(crate) use std::sync::Arc;
 
     pub(crate) mod atomic {
+        pub(crate) use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering, fence};
         #[cfg(feature = "grpc")]
-        pub(crate) use std::sync::atomic::AtomicU8;
-        pub(crate) use std::sync::atomic::{
-            AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
-        };
+        pub(crate) use std::sync::atomic::{AtomicU8, AtomicUsize};
     }
 
     /// `std`'s, in loom's dress: access is by closure, so that loom can see when it begins and ends.
@@ -80,7 +78,7 @@ mod imp {
 
     pub(crate) mod atomic {
         pub(crate) use super::checker::sync::atomic::{
-            AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
+            AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering, fence,
         };
     }
 
