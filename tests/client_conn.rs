@@ -622,7 +622,7 @@ async fn a_unix_socket_is_a_target() {
 mod tls {
     use cenote::grpc::TlsConfig;
     use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-    use tonic::transport::{Identity, ServerTlsConfig};
+    use tonic::transport::{Certificate, Identity, ServerTlsConfig};
 
     use super::*;
 
@@ -685,6 +685,35 @@ mod tls {
             assert_eq!(phase(&status), DialPhase::Tls, "{status:?}");
             conn.close();
         }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_asks_for_a_certificate_serves_those_who_have_one() {
+        let (authority, stranger) = (Authority::new(), Authority::new());
+        let tls = ServerTlsConfig::new()
+            .identity(authority.identity("localhost"))
+            .client_ca_root(Certificate::from_pem(authority.0.pem()));
+        let server = TonicServer::start_with(|server| server.tls_config(tls).unwrap());
+        let target = format!("https://localhost:{}", server.addr.port());
+        let trusting = || TlsConfig::new().ca_certificate_pem(authority.0.pem());
+        let pem = |of: &Authority| {
+            let key = KeyPair::generate().unwrap();
+            let params = CertificateParams::new(vec!["a client".to_owned()]).unwrap();
+            (params.signed_by(&key, &of.0).unwrap().pem(), key.serialize_pem())
+        };
+        let (certificate, key) = pem(&authority);
+        let known = trusting().client_identity_pem(certificate, &key);
+        assert!(!format!("{known:?}").contains(&key[40..60]), "the key is not for the log");
+        let conn = ClientConn::builder(&target).tls(known).build().unwrap();
+        GreeterClient::new(conn).say_hello(hello("ada")).await.unwrap();
+
+        let (certificate, key) = pem(&stranger);
+        for tls in [trusting(), trusting().client_identity_pem(certificate, key)] {
+            let conn = ClientConn::builder(&target).tls(tls).build().unwrap();
+            let status = GreeterClient::new(conn).say_hello(hello("ada")).await.unwrap_err();
+            assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+        }
+        assert_eq!(server.seen.calls.load(std::sync::atomic::Ordering::SeqCst), 1);
     }
 
     #[tokio::test]

@@ -92,6 +92,34 @@ impl Keepalive {
     }
 }
 
+/// HTTP/2's own settings; `None` is hyper's default.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Http2 {
+    pub(crate) stream_window: Option<u32>,
+    pub(crate) connection_window: Option<u32>,
+    pub(crate) adaptive_window: bool,
+    pub(crate) max_header_list_size: Option<u32>,
+}
+
+impl Http2 {
+    fn check(&self) -> Result<(), Error> {
+        let windows = [
+            ("initial_stream_window_size", self.stream_window),
+            ("initial_connection_window_size", self.connection_window),
+        ];
+        for (option, window) in windows {
+            match window {
+                Some(0) => return Err(Error::config(option, "it is zero")),
+                Some(size) if size > i32::MAX as u32 => {
+                    return Err(Error::config(option, "it is more than 2^31 - 1"));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
 /// What a builder collects.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
@@ -104,6 +132,12 @@ pub(crate) struct Options {
     pub(crate) keepalive: Option<Keepalive>,
     pub(crate) backoff: Backoff,
     pub(crate) user_agent: Option<String>,
+    pub(crate) wait_for_ready: bool,
+    pub(crate) close_grace: Duration,
+    pub(crate) max_connection_age: Option<Duration>,
+    pub(crate) http2: Http2,
+    pub(crate) tcp_nodelay: bool,
+    pub(crate) tcp_keepalive: Option<Duration>,
 }
 
 impl Options {
@@ -116,6 +150,13 @@ impl Options {
             keepalive: None,
             backoff,
             user_agent: None,
+            wait_for_ready: false,
+            close_grace: Duration::ZERO,
+            max_connection_age: None,
+            http2: Http2::default(),
+            // gRPC writes whole messages: Nagle's algorithm would only hold them back.
+            tcp_nodelay: true,
+            tcp_keepalive: None,
         }
     }
 
@@ -138,9 +179,16 @@ impl Options {
         if self.idle_timeout.is_some_and(|timeout| timeout.is_zero()) {
             return Err(Error::config("idle_timeout", "it is zero"));
         }
+        if self.max_connection_age.is_some_and(|age| age.is_zero()) {
+            return Err(Error::config("max_connection_age", "it is zero"));
+        }
+        if self.tcp_keepalive.is_some_and(|time| time < Duration::from_secs(1)) {
+            return Err(Error::config("tcp_keepalive", "it is less than 1 s"));
+        }
         if let Some(keepalive) = &self.keepalive {
             keepalive.check()?;
         }
+        self.http2.check()?;
         self.backoff.check("backoff")?;
         Ok(Settings {
             tls,
@@ -149,6 +197,12 @@ impl Options {
             keepalive: self.keepalive,
             backoff: self.backoff,
             user_agent: user_agent(self.user_agent.as_deref())?,
+            wait_for_ready: self.wait_for_ready,
+            close_grace: self.close_grace,
+            max_connection_age: self.max_connection_age,
+            http2: self.http2,
+            tcp_nodelay: self.tcp_nodelay,
+            tcp_keepalive: self.tcp_keepalive,
             target,
         })
     }
@@ -164,6 +218,12 @@ pub(crate) struct Settings {
     pub(crate) keepalive: Option<Keepalive>,
     pub(crate) backoff: Backoff,
     pub(crate) user_agent: HeaderValue,
+    pub(crate) wait_for_ready: bool,
+    pub(crate) close_grace: Duration,
+    pub(crate) max_connection_age: Option<Duration>,
+    pub(crate) http2: Http2,
+    pub(crate) tcp_nodelay: bool,
+    pub(crate) tcp_keepalive: Option<Duration>,
 }
 
 fn host(target: &Target) -> &str {
@@ -216,6 +276,66 @@ macro_rules! connection_options {
         /// What stands before `cenote/x.y.z` in the `user-agent` header. Default: nothing.
         pub fn user_agent(mut self, name: impl Into<String>) -> Self {
             self.options.user_agent = Some(name.into());
+            self
+        }
+
+        /// Whether a call waits while the connection cannot be established, instead of failing with the reason; a request
+        /// may say otherwise by [`WaitForReady`]($crate::grpc::WaitForReady). Default: no.
+        pub fn wait_for_ready(mut self, wait: bool) -> Self {
+            self.options.wait_for_ready = wait;
+            self
+        }
+
+        /// How long calls that run may go on after `close`, before they are cut. Default: not at all.
+        pub fn close_grace(mut self, grace: std::time::Duration) -> Self {
+            self.options.close_grace = grace;
+            self
+        }
+
+        /// A socket that is older than this, give or take a tenth, takes no new calls; the connection is Idle, and the next call
+        /// dials, while those that run on the old one end. So a client finds servers that were added behind a load
+        /// balancer. Default: none.
+        pub fn max_connection_age(mut self, age: impl Into<Option<std::time::Duration>>) -> Self {
+            self.options.max_connection_age = age.into();
+            self
+        }
+
+        /// HTTP/2 flow control: how many bytes of one response the server may send ahead of the reader. From 1 to
+        /// 2^31 - 1. Default: hyper's, 2 MiB. No effect with `adaptive_window`.
+        pub fn initial_stream_window_size(mut self, bytes: impl Into<Option<u32>>) -> Self {
+            self.options.http2.stream_window = bytes.into();
+            self
+        }
+
+        /// The same for all responses on one connection together. Default: hyper's, 5 MiB.
+        pub fn initial_connection_window_size(mut self, bytes: impl Into<Option<u32>>) -> Self {
+            self.options.http2.connection_window = bytes.into();
+            self
+        }
+
+        /// Has both windows follow the bandwidth and delay that are measured. Default: no.
+        pub fn adaptive_window(mut self, adaptive: bool) -> Self {
+            self.options.http2.adaptive_window = adaptive;
+            self
+        }
+
+        /// The most bytes of headers or trailers that are taken from the server for one response. Default: hyper's,
+        /// 16 KiB.
+        pub fn max_header_list_size(mut self, bytes: impl Into<Option<u32>>) -> Self {
+            self.options.http2.max_header_list_size = bytes.into();
+            self
+        }
+
+        /// `TCP_NODELAY`: small messages are not held back for others to join them. Default: on.
+        pub fn tcp_nodelay(mut self, nodelay: bool) -> Self {
+            self.options.tcp_nodelay = nodelay;
+            self
+        }
+
+        /// `SO_KEEPALIVE`: after this long without a word the system asks the peer's system whether it is still there. At
+        /// least 1 s. Default: off. [`keepalive`](Self::keepalive) asks the server itself.
+        pub fn tcp_keepalive(mut self, time: impl Into<Option<std::time::Duration>>) -> Self {
+            self.options.tcp_keepalive = time.into();
             self
         }
     };

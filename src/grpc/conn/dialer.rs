@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, watch};
@@ -13,6 +14,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::backoff::Pauses;
 use super::gate::Entry;
+use super::happy_eyeballs;
 use super::request_body::RequestBody;
 use super::shared::{News, Shared, Transport};
 use super::state::ConnectivityState;
@@ -30,9 +32,6 @@ const ATTEMPT: Duration = Duration::from_secs(20);
 
 /// How long hyper may take to say goodbye on a socket that nobody wants any more, before it is cut.
 const LINGER: Duration = Duration::from_secs(1);
-
-/// The least that one of several addresses may take to answer.
-const LEAST_SHARE: Duration = Duration::from_secs(2);
 
 /// What is longer is as good as for ever, and more may be more than the clock can count.
 const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
@@ -176,9 +175,20 @@ async fn shut_down(news: &mut watch::Receiver<News>) {
     let _ = news.wait_for(|news| news.state == ConnectivityState::Shutdown).await;
 }
 
-/// Returns when the connection's last handle is gone.
-async fn released(news: &mut watch::Receiver<News>) {
-    while news.changed().await.is_ok() {}
+/// Returns when the connection's last handle is gone, or it was closed with a grace; which, says the link.
+async fn released(news: &mut watch::Receiver<News>, link: &Link) {
+    while !link.is_doomed() && news.changed().await.is_ok() {}
+}
+
+/// Makes room for another link when this one has lived for its time, give or take a tenth: calls that run on it may end.
+async fn grow_old(link: &Link, most: Option<Duration>) {
+    if let Some(most) = most {
+        sleep(most.mul_f64(fastrand::f64().mul_add(0.2, 0.9)).min(YEAR)).await;
+        if let Some(owner) = link.owner() {
+            owner.link_aged(link.id);
+        }
+    }
+    std::future::pending().await
 }
 
 /// How far an attempt is, for the error when its time is up.
@@ -216,7 +226,7 @@ async fn attempt(
     let progress = Progress(AtomicU8::new(DialPhase::Resolve as u8));
     let budget = settings.connect_timeout.unwrap_or_else(|| ATTEMPT.max(backoff));
     let deadline = Instant::now() + budget.min(YEAR);
-    let result = match timeout_at(deadline, establish(settings, group, &link, &progress, deadline)).await {
+    let result = match timeout_at(deadline, establish(settings, group, &link, &progress)).await {
         Ok(result) => result,
         Err(_) => Err(timed_out(format!("not done after {budget:?}")).into()),
     };
@@ -226,7 +236,7 @@ async fn attempt(
             match owner.connected(Transport { send, link: Arc::clone(&link) }) {
                 Ok(()) => {
                     cut.disarm();
-                    tokio::spawn(drive(conn, link, settings.idle_timeout, news));
+                    tokio::spawn(drive(conn, link, Arc::clone(settings), news));
                     Ok(())
                 }
                 Err(error) => Err(error),
@@ -262,9 +272,8 @@ async fn establish(
     group: Option<&Arc<Group>>,
     link: &Arc<Link>,
     progress: &Progress,
-    deadline: Instant,
 ) -> Result<(SendRequest<RequestBody>, Pin<Box<HyperConnection>>), BoxError> {
-    let io = connect(settings, progress, deadline).await?;
+    let io = connect(settings, progress).await?;
     progress.at(DialPhase::Settings);
     let tap = Tap::new(io, Arc::clone(link), group.map(OpenSocket::new));
     let mut builder = http2::Builder::new(TokioExecutor::new());
@@ -273,6 +282,15 @@ async fn establish(
         builder.keep_alive_interval(keepalive.interval.min(YEAR));
         builder.keep_alive_timeout(keepalive.timeout.min(YEAR));
         builder.keep_alive_while_idle(keepalive.while_idle);
+    }
+    let http2 = &settings.http2;
+    builder.initial_stream_window_size(http2.stream_window);
+    builder.initial_connection_window_size(http2.connection_window);
+    if http2.adaptive_window {
+        builder.adaptive_window(true);
+    }
+    if let Some(most) = http2.max_header_list_size {
+        builder.max_header_list_size(most);
     }
     let (send, conn) = builder.handshake(TokioIo::new(tap)).await?;
     let mut conn = Box::pin(conn);
@@ -294,9 +312,18 @@ async fn establish(
 }
 
 /// A connected stream, TLS included.
-async fn connect(settings: &Settings, progress: &Progress, deadline: Instant) -> Result<BoxedIo, BoxError> {
+async fn connect(settings: &Settings, progress: &Progress) -> Result<BoxedIo, BoxError> {
     let io: BoxedIo = match &settings.target.endpoint {
-        Endpoint::Tcp { host, port } => Box::new(connect_tcp(host, *port, progress, deadline).await?),
+        Endpoint::Tcp { host, port } => {
+            let addresses = tokio::net::lookup_host((host.as_str(), *port)).await?;
+            progress.at(DialPhase::Connect);
+            let stream = happy_eyeballs::connect(addresses, TcpStream::connect).await?;
+            stream.set_nodelay(settings.tcp_nodelay)?;
+            if let Some(time) = settings.tcp_keepalive {
+                SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(time))?;
+            }
+            Box::new(stream)
+        }
         #[cfg(unix)]
         Endpoint::Unix(path) => {
             progress.at(DialPhase::Connect);
@@ -314,40 +341,19 @@ async fn connect(settings: &Settings, progress: &Progress, deadline: Instant) ->
     }
 }
 
-/// The addresses in the resolver's order; the error is the last one's. Each may take its share of the time that is
-/// left, so that one that swallows packets does not keep the others from being tried.
-async fn connect_tcp(host: &str, port: u16, progress: &Progress, deadline: Instant) -> io::Result<TcpStream> {
-    let addresses: Vec<_> = tokio::net::lookup_host((host, port)).await?.collect();
-    progress.at(DialPhase::Connect);
-    let mut last = None;
-    for (tried, address) in addresses.iter().enumerate() {
-        let left = (addresses.len() - tried) as u32;
-        let share = (deadline.saturating_duration_since(Instant::now()) / left).max(LEAST_SHARE);
-        let connected = match timeout(share, TcpStream::connect(address)).await {
-            Ok(connected) => connected,
-            Err(_) => Err(timed_out(format!("{address} did not answer within {share:?}"))),
-        };
-        // gRPC writes whole messages: Nagle's algorithm would only hold them back.
-        match connected.and_then(|stream| stream.set_nodelay(true).map(|()| stream)) {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = Some(error),
-        }
-    }
-    Err(last.unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the host has no address")))
-}
-
 /// Drives a connection from SETTINGS to the close of its socket.
 ///
 /// 1. hyper's part is polled all along. It may be over before the socket is: streams that are open at a GOAWAY
 ///    go on in a task of hyper's own.
 /// 2. When the last handle is gone, or no call has run for the idle timeout, no stream is left (calls and bodies are
 ///    handles), and hyper's request senders are dropped: hyper says goodbye and closes.
-/// 3. The same goes for a socket whose peer has sent its last byte: hyper gives up what was open on it, and closes.
-/// 4. If that takes too long, for a peer that does not read, the socket is cut.
+/// 3. When the connection was closed with a grace, the same happens; what still runs at the grace's end is cut.
+/// 4. The same goes for a socket whose peer has sent its last byte: hyper gives up what was open on it, and closes.
+/// 5. If that takes too long, for a peer that does not read, the socket is cut.
 async fn drive(
     conn: Pin<Box<HyperConnection>>,
     link: Arc<Link>,
-    idle_timeout: Option<Duration>,
+    settings: Arc<Settings>,
     mut news: watch::Receiver<News>,
 ) {
     let hyper = async {
@@ -362,8 +368,16 @@ async fn drive(
         _ = link.reached(LinkPhase::Closed) => return,
         () = &mut hyper => {}
         _ = link.reached(LinkPhase::Ended) => {}
-        () = released(&mut news) => {}
-        () = idle(&link, idle_timeout) => {}
+        () = released(&mut news, &link) => {}
+        () = idle(&link, settings.idle_timeout) => {}
+        () = grow_old(&link, settings.max_connection_age) => {}
+    }
+    if link.is_doomed() {
+        tokio::select! {
+            _ = link.reached(LinkPhase::Closed) => return,
+            () = &mut hyper => {}
+            () = sleep(settings.close_grace.min(YEAR)) => link.kill(),
+        }
     }
     tokio::select! {
         _ = link.reached(LinkPhase::Closed) => (),

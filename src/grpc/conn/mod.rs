@@ -3,6 +3,7 @@
 pub(crate) mod backoff;
 mod dialer;
 pub(crate) mod gate;
+mod happy_eyeballs;
 mod request_body;
 mod service;
 pub(crate) mod shared;
@@ -12,7 +13,7 @@ pub(crate) mod tls;
 
 use std::fmt;
 
-pub use self::service::{ResponseBody, ResponseFuture};
+pub use self::service::{ResponseBody, ResponseFuture, WaitForReady};
 use self::shared::Shared;
 pub use self::state::ConnectivityState;
 use super::config::{Backoff, Options, connection_options};
@@ -41,7 +42,7 @@ use crate::primitive::Arc;
 /// with one time budget over name resolution, TCP, TLS and the server's SETTINGS. Only with those is it
 /// [`Ready`](ConnectivityState::Ready). A failed attempt makes it
 /// [`TransientFailure`](ConnectivityState::TransientFailure): calls fail at once with the attempt's error, and it dials
-/// again after a pause that grows from 1 s to 120 s, until it succeeds or is closed. (In a pool it dials again with its
+/// again after a pause that grows from 1 s to 120 s, until it succeeds or is closed; with [`WaitForReady`] they wait. (In a pool it dials again with its
 /// next call, when the pool's gate lets it through, and that call waits.) A connection that is lost (closed by
 /// the server, told to go away, unused for the idle timeout) is Idle. [`close`](Self::close) is
 /// [`Shutdown`](ConnectivityState::Shutdown), for good.
@@ -124,10 +125,11 @@ impl ClientConn {
         self.shared.retry_now.notify_waiters();
     }
 
-    /// Shuts the connection down, for good: calls that run break off with [`Error::Closed`], later ones fail with it, and
-    /// the socket closes. All handles are affected. Does not wait.
+    /// Shuts the connection down, for good: calls that wait or come later fail with [`Error::Closed`]. Those that run may
+    /// end within the [grace](ClientConnBuilder::close_grace), which is none by default, and then break off with the same
+    /// error; the socket closes. All handles are affected. Does not wait.
     pub fn close(&self) {
-        self.shared.shut_down(true);
+        self.shared.close();
     }
 }
 

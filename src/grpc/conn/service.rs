@@ -28,6 +28,22 @@ use crate::primitive::atomic::{AtomicBool, Ordering};
 /// How often one request, given back unsent by a connection that was just lost, is handed to the next one.
 const MAX_RESENDS: usize = 3;
 
+/// In a request's extensions: whether the call waits while the connection cannot be established, instead of failing with
+/// the reason. gRPC's `wait_for_ready`. Takes precedence over the builder's option.
+///
+/// ```
+/// # use cenote::grpc::WaitForReady;
+/// # use cenote_proto::HelloRequest;
+/// let mut request = tonic::Request::new(HelloRequest { name: "ada".into(), delay_ms: 0 });
+/// request.set_timeout(std::time::Duration::from_secs(30)); // it waits no longer than this
+/// request.extensions_mut().insert(WaitForReady(true));
+/// ```
+///
+/// Such a call ends with its deadline, with the close of the connection, or when a pool discards the connection that it
+/// waits on, because nobody but the pool and calls has a hold of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WaitForReady(pub bool);
+
 /// A call under way; what [`ClientConn`] returns as a tower `Service`.
 ///
 /// Dropping it cancels the call: the server sees its stream reset.
@@ -67,8 +83,10 @@ impl Service<Request<Body>> for ClientConn {
 async fn call(conn: ClientConn, mut request: Request<Body>) -> Result<Response<ResponseBody>, Status> {
     let settings = conn.shared.settings.as_ref().map_err(Error::clone)?;
     address(settings, &mut request);
+    let own_patience = request.extensions_mut().remove::<WaitForReady>();
+    let patience = own_patience.unwrap_or(WaitForReady(settings.wait_for_ready));
     let Some(timeout) = grpc_timeout(request.headers()) else {
-        return Ok(exchange(&conn, request, &AtomicBool::new(false)).await?);
+        return Ok(exchange(&conn, request, patience, &AtomicBool::new(false)).await?);
     };
     // A clock needs a runtime.
     if Handle::try_current().is_err() {
@@ -78,9 +96,9 @@ async fn call(conn: ClientConn, mut request: Request<Body>) -> Result<Response<R
     let sent = AtomicBool::new(false);
     // A deadline beyond what the clock can count never passes.
     let Some(deadline) = start.checked_add(timeout) else {
-        return Ok(exchange(&conn, request, &sent).await?);
+        return Ok(exchange(&conn, request, patience, &sent).await?);
     };
-    match timeout_at(deadline, exchange(&conn, request, &sent)).await {
+    match timeout_at(deadline, exchange(&conn, request, patience, &sent)).await {
         Ok(response) => Ok(response?.map(|body| body.until(deadline, timeout))),
         Err(_) => {
             let phase = if sent.load(Ordering::Relaxed) { CallPhase::Response } else { CallPhase::Connect };
@@ -93,13 +111,14 @@ async fn call(conn: ClientConn, mut request: Request<Body>) -> Result<Response<R
 async fn exchange(
     conn: &ClientConn,
     request: Request<Body>,
+    WaitForReady(wait_for_ready): WaitForReady,
     sent: &AtomicBool,
 ) -> Result<Response<ResponseBody>, Error> {
     let mut request = request.map(|body| RequestBody { body, switch: Arc::default() });
     let mut resends = 0;
     loop {
         sent.store(false, Ordering::Relaxed);
-        let Lease { mut send, call } = conn.shared.lease().await?;
+        let Lease { mut send, call } = conn.shared.lease(wait_for_ready).await?;
         sent.store(true, Ordering::Relaxed);
         request.body_mut().switch = Arc::clone(&call.switch);
         let mut error = match send.try_send_request(request).await {

@@ -197,8 +197,13 @@ impl Shared {
 
     /// A live connection for one call: dials, or waits for the dial that is under way.
     ///
+    /// With `wait_for_ready` no failure to connect ends it.
+    ///
     /// Cancel safe: nothing is taken before it returns, and the dial goes on without the caller.
-    pub(super) async fn lease(self: &Arc<Self>) -> Result<Lease, Error> {
+    pub(super) async fn lease(self: &Arc<Self>, wait_for_ready: bool) -> Result<Lease, Error> {
+        if wait_for_ready {
+            return self.lease_when_ready().await;
+        }
         for _ in 0..MAX_WAITS {
             let seen = match self.try_lease(None) {
                 Found::Lease(lease) => return Ok(lease),
@@ -222,6 +227,24 @@ impl Shared {
         }
         let text = "the connection was lost, or its dial ended without an outcome, each time it was awaited";
         Err(self.dial_error(DialPhase::Connect, std::io::Error::other(text)))
+    }
+
+    async fn lease_when_ready(self: &Arc<Self>) -> Result<Lease, Error> {
+        let mut news = self.news();
+        loop {
+            match self.try_lease(None) {
+                Found::Lease(lease) => return Ok(lease),
+                Found::Failed(error) if !self.is_open() => return Err(error),
+                Found::Failed(_) | Found::Nothing { .. } => {}
+            }
+            // In a pool a dial ends with each failure; the gate paces those that follow.
+            self.dial()?;
+            let settled = |news: &News| {
+                matches!(news.state, ConnectivityState::Ready | ConnectivityState::Shutdown) || !news.dialing
+            };
+            // The sender is in `self`: no error.
+            let _ = news.wait_for(settled).await;
+        }
     }
 
     /// A lease if there is a connection. In TransientFailure: the error, for a connection that paces itself, at once;
@@ -355,6 +378,11 @@ impl Shared {
         }
     }
 
+    /// The link has lived as long as it may.
+    pub(super) fn link_aged(&self, id: u64) {
+        self.retire(|link| link.id == id);
+    }
+
     /// As `link_down`, if no call has run on the link for `timeout`: the driver's idle timeout.
     pub(super) fn link_idle(&self, id: u64, timeout: Duration) -> bool {
         self.retire(|link| link.id == id && link.idle_since().is_some_and(|since| since.elapsed() >= timeout))
@@ -379,7 +407,7 @@ impl Shared {
 
     /// Shutdown. With `cut`, streams that are open are broken off; without, those on links that the server told to
     /// go away may end, and calls that wait for a dial are told why the last one failed.
-    pub(super) fn shut_down(&self, cut: bool) {
+    fn shut_down(&self, cut: bool) {
         let (_old, links) = self.update(|inner| {
             let links = if cut { std::mem::take(&mut inner.links) } else { Vec::new() };
             let told = match (&inner.phase, cut) {
@@ -394,6 +422,19 @@ impl Shared {
         if let Some((group, id)) = &self.group {
             group.shut_down(*id);
         }
+    }
+
+    /// `close`: with a grace, the drivers cut what still runs at its end.
+    pub(in crate::grpc) fn close(&self) {
+        let grace = self.settings.as_ref().map_or(Duration::ZERO, |settings| settings.close_grace);
+        if grace.is_zero() {
+            return self.shut_down(true);
+        }
+        let links = self.inner.lock().links.clone();
+        for link in links.iter().filter_map(Weak::upgrade) {
+            link.doom();
+        }
+        self.shut_down(false);
     }
 
     // ── for the pool ──

@@ -49,6 +49,8 @@ pub(crate) struct Link {
     owner: Weak<Shared>,
     phase: watch::Sender<LinkPhase>,
     killed: AtomicBool,
+    /// Whether the connection was closed with a grace, at whose end this is killed.
+    doomed: AtomicBool,
     /// The task that polls the socket, for `kill`. hyper polls reading and writing from one task.
     waker: AtomicWaker,
     /// Calls that run on this socket, up to the end of their response bodies. Raised under the owner's lock, so
@@ -70,6 +72,7 @@ impl Link {
             owner,
             phase: watch::Sender::new(LinkPhase::Preface),
             killed: AtomicBool::new(false),
+            doomed: AtomicBool::new(false),
             waker: AtomicWaker::new(),
             calls: AtomicUsize::new(0),
             last_call: AtomicU64::new(0),
@@ -118,6 +121,15 @@ impl Link {
         // Release: pairs with the Acquire in `Tap::check`, though nothing but the flag itself is passed on.
         self.killed.store(true, Ordering::Release);
         self.waker.wake();
+    }
+
+    /// To be called before the connection's shutdown is told.
+    pub(crate) fn doom(&self) {
+        self.doomed.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_doomed(&self) -> bool {
+        self.doomed.load(Ordering::Acquire)
     }
 
     pub(crate) fn is_killed(&self) -> bool {

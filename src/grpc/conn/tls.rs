@@ -6,7 +6,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
 
 use crate::grpc::error::Error;
@@ -28,6 +28,18 @@ pub struct TlsConfig {
     roots: Roots,
     ca_pem: Vec<Vec<u8>>,
     server_name: Option<String>,
+    /// Certificates and key, in PEM form.
+    identity: Option<(Vec<u8>, Secret)>,
+}
+
+/// Does not show in `Debug`.
+#[derive(Clone)]
+struct Secret(Vec<u8>);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(secret)")
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,6 +72,13 @@ impl TlsConfig {
         self
     }
 
+    /// Who we are, for servers that ask (mutual TLS): a certificate, with those that lead to its authority behind it, and its
+    /// private key, both in PEM form.
+    pub fn client_identity_pem(mut self, certificates: impl AsRef<[u8]>, key: impl AsRef<[u8]>) -> Self {
+        self.identity = Some((certificates.as_ref().to_vec(), Secret(key.as_ref().to_vec())));
+        self
+    }
+
     /// The name to ask for (SNI) and to expect in the server's certificate. Default: the target's host.
     pub fn server_name(mut self, name: impl Into<String>) -> Self {
         self.server_name = Some(name.into());
@@ -78,11 +97,25 @@ impl Connector {
     pub(crate) fn new(config: TlsConfig, host: &str) -> Result<Self, Error> {
         let name = config.server_name.as_deref().unwrap_or(host);
         let name = ServerName::try_from(name.to_owned()).map_err(|error| Error::config("tls", error))?;
-        let mut client = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        let client = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(|error| Error::config("tls", error))?
-            .with_root_certificates(roots(&config)?)
-            .with_no_client_auth();
+            .with_root_certificates(roots(&config)?);
+        let mut client = match &config.identity {
+            None => client.with_no_client_auth(),
+            Some((certificates, key)) => {
+                let wrong = |error| Error::config("client_identity_pem", error);
+                let certificates: Vec<_> =
+                    CertificateDer::pem_slice_iter(certificates).collect::<Result<_, _>>().map_err(wrong)?;
+                let key = PrivateKeyDer::from_pem_slice(&key.0).map_err(wrong)?;
+                if certificates.is_empty() {
+                    return Err(Error::config("client_identity_pem", "there is no certificate in it"));
+                }
+                client
+                    .with_client_auth_cert(certificates, key)
+                    .map_err(|error| Error::config("client_identity_pem", error))?
+            }
+        };
         client.alpn_protocols = vec![ALPN_H2.to_vec()];
         Ok(Connector { connector: TlsConnector::from(Arc::new(client)), name })
     }
