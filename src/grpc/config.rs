@@ -134,6 +134,7 @@ pub(crate) struct Options {
     pub(crate) user_agent: Option<String>,
     pub(crate) wait_for_ready: bool,
     pub(crate) close_grace: Duration,
+    pub(crate) resend_buffer: usize,
     pub(crate) max_connection_age: Option<Duration>,
     pub(crate) http2: Http2,
     pub(crate) tcp_nodelay: bool,
@@ -152,6 +153,7 @@ impl Options {
             user_agent: None,
             wait_for_ready: false,
             close_grace: Duration::ZERO,
+            resend_buffer: 64 << 10,
             max_connection_age: None,
             http2: Http2::default(),
             // gRPC writes whole messages: Nagle's algorithm would only hold them back.
@@ -199,6 +201,7 @@ impl Options {
             user_agent: user_agent(self.user_agent.as_deref())?,
             wait_for_ready: self.wait_for_ready,
             close_grace: self.close_grace,
+            resend_buffer: self.resend_buffer,
             max_connection_age: self.max_connection_age,
             http2: self.http2,
             tcp_nodelay: self.tcp_nodelay,
@@ -220,6 +223,7 @@ pub(crate) struct Settings {
     pub(crate) user_agent: HeaderValue,
     pub(crate) wait_for_ready: bool,
     pub(crate) close_grace: Duration,
+    pub(crate) resend_buffer: usize,
     pub(crate) max_connection_age: Option<Duration>,
     pub(crate) http2: Http2,
     pub(crate) tcp_nodelay: bool,
@@ -289,6 +293,15 @@ macro_rules! connection_options {
         /// How long calls that run may go on after `close`, before they are cut. Default: not at all.
         pub fn close_grace(mut self, grace: std::time::Duration) -> Self {
             self.options.close_grace = grace;
+            self
+        }
+
+        /// How many bytes of a request are kept until its response begins, so that it can be sent again when the server has
+        /// certainly not processed it: it refused the stream, or took leave (GOAWAY) without it. A larger request then
+        /// fails with [`Error::NotProcessed`]($crate::grpc::Error::NotProcessed), and so does each with 0. Default: 64
+        /// KiB.
+        pub fn resend_buffer(mut self, bytes: usize) -> Self {
+            self.options.resend_buffer = bytes;
             self
         }
 

@@ -57,11 +57,12 @@ pub enum Error {
         /// What the phase failed with; an [`std::io::Error`] of kind `TimedOut` if the attempt's time was up.
         source: Cause,
     },
-    /// The request did not reach the server: the connections that it was handed to were lost before it left, again
-    /// and again. It was not processed. Status code `Unavailable`.
+    /// The server has certainly not processed the request: it did not leave, or the server refused its stream, or took leave
+    /// (GOAWAY) without it. It was sent again as often as that may be, or could not be because it is larger than
+    /// what is [kept](super::ClientConnBuilder::resend_buffer). Status code `Unavailable`.
     #[non_exhaustive]
-    Unsent {
-        /// Why the last connection was lost.
+    NotProcessed {
+        /// What HTTP/2 reported of the last attempt.
         source: Cause,
     },
     /// The exchange with the server broke off; the server may or may not have processed the request. The status
@@ -154,7 +155,7 @@ impl Error {
             Error::InvalidTarget { .. } | Error::InvalidConfig { .. } | Error::NoRuntime => {
                 Code::FailedPrecondition
             }
-            Error::Dial { .. } | Error::Unsent { .. } => Code::Unavailable,
+            Error::Dial { .. } | Error::NotProcessed { .. } => Code::Unavailable,
             Error::Interrupted { source, .. } => interrupted_code(&**source),
             Error::DeadlineExceeded { .. } => Code::DeadlineExceeded,
             Error::Closed => Code::Cancelled,
@@ -178,6 +179,27 @@ fn interrupted_code(source: &(dyn StdError + 'static)) -> Code {
     }
 }
 
+/// How it is known that a server did nothing with a request that had been sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NotProcessed {
+    /// RST_STREAM with REFUSED_STREAM: RFC 9113, section 8.7.
+    Refused,
+    /// A GOAWAY whose last stream is an earlier one: section 6.8. Only such streams get the server's GOAWAY for an error; those
+    /// that it covers go on, or end with the socket's error.
+    AfterGoaway,
+}
+
+pub(crate) fn not_processed(error: &(dyn StdError + 'static)) -> Option<NotProcessed> {
+    let h2 = chain(error).find_map(|error| error.downcast_ref::<h2::Error>())?;
+    if !h2.is_remote() {
+        return None;
+    }
+    if h2.is_go_away() {
+        return Some(NotProcessed::AfterGoaway);
+    }
+    (h2.is_reset() && h2.reason() == Some(h2::Reason::REFUSED_STREAM)).then_some(NotProcessed::Refused)
+}
+
 /// An error and its causes, the outermost first.
 fn chain<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
     std::iter::successors(Some(error), |error| (*error).source())
@@ -194,7 +216,7 @@ impl fmt::Display for Error {
             Error::InvalidTarget { target, .. } => write!(f, "invalid target {target:?}"),
             Error::InvalidConfig { option, .. } => write!(f, "invalid value for `{option}`"),
             Error::Dial { target, phase, .. } => write!(f, "cannot connect to {target}: {phase}"),
-            Error::Unsent { .. } => f.write_str("the request was not sent: the connection was lost before"),
+            Error::NotProcessed { .. } => f.write_str("the server did not process the request"),
             Error::Interrupted { phase, .. } => write!(f, "the call broke off while {phase}"),
             Error::DeadlineExceeded { phase, timeout } => {
                 write!(f, "the call's deadline of {timeout:?} passed while {phase}")
@@ -211,7 +233,7 @@ impl StdError for Error {
             Error::InvalidTarget { source, .. } => Some(source),
             Error::InvalidConfig { source, .. }
             | Error::Dial { source, .. }
-            | Error::Unsent { source, .. }
+            | Error::NotProcessed { source, .. }
             | Error::Interrupted { source, .. } => Some(&**source),
             Error::DeadlineExceeded { .. } | Error::Closed | Error::NoRuntime => None,
         }

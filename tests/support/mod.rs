@@ -1,6 +1,8 @@
 //! Servers for the tests: each on a loopback port of its own, each gone with its handle.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its share")]
 
+pub mod frames;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -51,8 +51,9 @@ use crate::primitive::Arc;
 ///
 /// A call on a connection that is Idle or Connecting waits for the dial; its deadline (`grpc-timeout`, set by
 /// `tonic::Request::set_timeout`) holds while it waits, until the end of the response's body. A request that could not be
-/// sent because the connection was just lost goes out on the next one. One that may have reached the server
-/// is never sent twice. Errors are a [`tonic::Status`] with an [`Error`] as its source.
+/// sent because the connection was just lost goes out on the next one; so does one that the server refused, or that its
+/// GOAWAY does not cover, if no more than [64 KiB](ClientConnBuilder::resend_buffer) of it were sent. One that may have been
+/// processed is never sent twice. Errors are a [`tonic::Status`] with an [`Error`] as its source.
 ///
 /// Cancel safe: a call that is dropped, or whose response body is dropped, resets its own stream, also one on which the
 /// client is still sending, and disturbs no other.

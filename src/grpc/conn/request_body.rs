@@ -1,8 +1,13 @@
-//! The body of a request, with a switch that ends it when its call is over.
+//! The body of a request, which can be sent again, and ends when its call does.
 //!
-//! hyper goes on sending a request's stream after the caller has dropped the response: for HTTP that is right, for a
-//! gRPC call it is not, which is over when its response is. So the call's guard holds a [`Switch`]: when it is
-//! thrown, a body that has not ended yet fails with CANCEL, and hyper resets the stream with that.
+//! *Sent again*: the server may say that it has not processed a request (it refused the stream, or took leave with a GOAWAY that
+//! does not cover it), when a part of the body has been sent already. So the frames are kept as they go out, as long as they are
+//! small enough, and until the response begins. hyper gets a [`RequestBody`], a handle for one attempt; the body itself stays in
+//! the [`CallBody`] that all attempts share.
+//!
+//! *Ends*: hyper goes on sending a request's stream after the caller has dropped the response: for HTTP that is right, for a
+//! gRPC call it is not, which is over when its response is. So an attempt that is [over](CallBody::end_attempt) has a
+//! body that fails with CANCEL, unless it has ended, and hyper resets the stream with that.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -12,27 +17,110 @@ use futures_util::task::AtomicWaker;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tonic::body::Body;
 
-use crate::primitive::Arc;
-use crate::primitive::atomic::{AtomicBool, Ordering};
+use crate::primitive::atomic::{AtomicU32, Ordering};
+use crate::primitive::{Arc, Mutex};
 
-#[derive(Debug, Default)]
-pub(super) struct Switch {
-    thrown: AtomicBool,
+/// What the attempts of one call share.
+#[derive(Debug)]
+pub(super) struct CallBody {
+    /// The attempt that may send; the handles of others fail.
+    attempt: AtomicU32,
     /// The task that sends the body.
     sender: AtomicWaker,
+    /// Only the attempts of this one call come here, one at a time but for the moment in which one takes over; so it may be
+    /// held while the body, which is the user's code, is polled.
+    source: Mutex<Source>,
 }
 
-impl Switch {
-    pub(super) fn throw(&self) {
-        // Release: pairs with the Acquire below; nothing but the flag is passed on.
-        self.thrown.store(true, Ordering::Release);
+#[derive(Debug)]
+struct Source {
+    body: Body,
+    ended: bool,
+    /// What has been sent, from the beginning; `None` when that is no longer known.
+    sent: Option<Vec<Bytes>>,
+    /// Bytes that may be kept yet.
+    room: usize,
+}
+
+/// A body for one attempt.
+#[derive(Debug)]
+pub(super) struct RequestBody {
+    call: Arc<CallBody>,
+    attempt: u32,
+    /// Frames that this attempt has sent.
+    position: usize,
+}
+
+impl CallBody {
+    /// Keeps up to `limit` bytes for another attempt.
+    pub(super) fn new(body: Body, limit: usize) -> Arc<Self> {
+        let source = Source { body, ended: false, sent: Some(Vec::new()), room: limit };
+        Arc::new(CallBody {
+            attempt: AtomicU32::new(0),
+            sender: AtomicWaker::new(),
+            source: Mutex::new(source),
+        })
+    }
+
+    /// The body from its beginning, for the attempt that is on; `None` if the beginning is lost.
+    pub(super) fn begin_attempt(self: &Arc<Self>) -> Option<RequestBody> {
+        self.source.lock().sent.as_ref()?;
+        let attempt = self.attempt.load(Ordering::Acquire);
+        Some(RequestBody { call: Arc::clone(self), attempt, position: 0 })
+    }
+
+    /// Cancels what the attempt is still sending.
+    pub(super) fn end_attempt(&self) {
+        // Release: pairs with the Acquire of who is about to sleep; nothing but the number is passed on.
+        self.attempt.fetch_add(1, Ordering::Release);
         self.sender.wake();
+    }
+
+    /// The response has begun: nothing will be sent again.
+    pub(super) fn settle(&self) {
+        let _sent = self.source.lock().sent.take();
     }
 }
 
-pub(super) struct RequestBody {
-    pub(super) body: Body,
-    pub(super) switch: Arc<Switch>,
+impl Source {
+    /// The frame at `position`, either one that is known or the body's next.
+    fn poll_frame(
+        &mut self,
+        position: usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, tonic::Status>>> {
+        if let Some(data) = self.sent.as_ref().and_then(|sent| sent.get(position)) {
+            return Poll::Ready(Some(Ok(Frame::data(data.clone()))));
+        }
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        match &frame {
+            Poll::Ready(Some(Ok(frame))) => self.keep(frame.data_ref()),
+            Poll::Ready(Some(Err(_))) => self.sent = None,
+            Poll::Ready(None) => self.ended = true,
+            Poll::Pending => {}
+        }
+        frame
+    }
+
+    fn keep(&mut self, data: Option<&Bytes>) {
+        let Some(sent) = &mut self.sent else { return };
+        match data {
+            Some(data) if data.len() <= self.room => {
+                self.room -= data.len();
+                sent.push(data.clone());
+            }
+            // Too large, or trailers, which no gRPC client sends.
+            _ => self.sent = None,
+        }
+    }
+
+    fn is_at_end(&self, position: usize) -> bool {
+        self.sent.as_ref().is_none_or(|sent| position >= sent.len())
+            && (self.ended || self.body.is_end_stream())
+    }
 }
 
 impl HttpBody for RequestBody {
@@ -43,22 +131,106 @@ impl HttpBody for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
+        let call = Arc::clone(&self.call);
+        let is_over = || call.attempt.load(Ordering::Acquire) != self.attempt;
+        let cancelled = || Poll::Ready(Some(Err(h2::Error::from(h2::Reason::CANCEL).into())));
+        let mut source = call.source.lock();
+        // Under the lock: the next attempt's frames are not this one's.
+        if is_over() && !source.is_at_end(self.position) {
+            return cancelled();
+        }
+        if let Poll::Ready(frame) = source.poll_frame(self.position, cx) {
+            self.position += 1;
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
-        // Registered before the look: a throw in between wakes us.
-        self.switch.sender.register(cx.waker());
-        match self.switch.thrown.load(Ordering::Acquire) {
-            true => Poll::Ready(Some(Err(h2::Error::from(h2::Reason::CANCEL).into()))),
-            false => Poll::Pending,
-        }
+        drop(source);
+        // Registered before the look: an end in between wakes us.
+        call.sender.register(cx.waker());
+        if is_over() { cancelled() } else { Poll::Pending }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.call.source.lock().is_at_end(self.position)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        match self.position {
+            0 if self.attempt == 0 => self.call.source.lock().body.size_hint(),
+            _ => SizeHint::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use http_body_util::{BodyExt, StreamBody};
+    use tokio_stream::iter;
+
+    use super::*;
+
+    fn call(frames: &'static [&'static [u8]], limit: usize) -> Arc<CallBody> {
+        let frames = frames.iter().map(|data| Ok::<_, tonic::Status>(Frame::data(Bytes::from_static(data))));
+        CallBody::new(Body::new(StreamBody::new(iter(frames))), limit)
+    }
+
+    async fn next(body: &mut RequestBody) -> Option<Result<Bytes, String>> {
+        let frame = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await?;
+        Some(frame.map(|frame| frame.into_data().unwrap()).map_err(|error| error.to_string()))
+    }
+
+    async fn all(body: RequestBody) -> Bytes {
+        body.collect().await.unwrap().to_bytes()
+    }
+
+    #[tokio::test]
+    async fn another_attempt_sends_what_was_sent_and_what_was_not() {
+        let call = call(&[b"one, ", b"two, ", b"three"], 100);
+        let mut first = call.begin_attempt().unwrap();
+        assert_eq!(next(&mut first).await.unwrap().unwrap(), "one, ");
+        call.end_attempt();
+        let mut second = call.begin_attempt().unwrap();
+        assert_eq!(next(&mut second).await.unwrap().unwrap(), "one, ");
+        assert_eq!(next(&mut second).await.unwrap().unwrap(), "two, ");
+        assert!(next(&mut first).await.unwrap().is_err(), "it takes nothing from the second");
+        call.end_attempt();
+        assert_eq!(all(call.begin_attempt().unwrap()).await, "one, two, three");
+        call.end_attempt();
+        assert_eq!(all(call.begin_attempt().unwrap()).await, "one, two, three", "also what has ended");
+    }
+
+    #[tokio::test]
+    async fn beyond_the_limit_the_beginning_is_lost_and_the_attempt_goes_on() {
+        let call = call(&[b"1234", b"5678", b"9"], 8);
+        let mut first = call.begin_attempt().unwrap();
+        next(&mut first).await;
+        next(&mut first).await;
+        assert!(call.begin_attempt().is_some());
+        assert_eq!(next(&mut first).await.unwrap().unwrap(), "9");
+        assert!(call.begin_attempt().is_none());
+        assert!(next(&mut first).await.is_none());
+    }
+
+    #[tokio::test]
+    async fn with_a_limit_of_nothing_a_body_that_was_not_begun_can_be_sent_again() {
+        let call = call(&[b"1"], 0);
+        drop(call.begin_attempt());
+        call.end_attempt();
+        let mut second = call.begin_attempt().unwrap();
+        next(&mut second).await;
+        assert!(call.begin_attempt().is_none());
+    }
+
+    #[tokio::test]
+    async fn an_attempt_that_has_sent_all_ends_well_also_when_it_is_over() {
+        let call = call(&[b"1"], 10);
+        let mut body = call.begin_attempt().unwrap();
+        next(&mut body).await;
+        assert!(next(&mut body).await.is_none());
+        call.settle();
+        call.end_attempt();
+        assert!(next(&mut body).await.is_none());
+        assert!(call.begin_attempt().is_none(), "the response has begun");
     }
 }

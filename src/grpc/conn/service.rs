@@ -17,16 +17,19 @@ use tonic::body::Body;
 use tower_service::Service;
 
 use super::ClientConn;
-use super::request_body::RequestBody;
+use super::request_body::CallBody;
 use super::shared::{CallGuard, Lease};
 use super::state::ConnectivityState;
 use crate::grpc::config::Settings;
-use crate::grpc::error::{CallPhase, Error};
+use crate::grpc::error::{CallPhase, Error, NotProcessed, not_processed};
 use crate::primitive::Arc;
 use crate::primitive::atomic::{AtomicBool, Ordering};
 
-/// How often one request, given back unsent by a connection that was just lost, is handed to the next one.
+/// How often one request that was not processed, since its connection was just lost, is handed to the next one.
 const MAX_RESENDS: usize = 3;
+
+/// How often one request is sent again that the server refused (REFUSED_STREAM), as gRPC has it: once.
+const MAX_REFUSALS: usize = 1;
 
 /// In a request's extensions: whether the call waits while the connection cannot be established, instead of failing with
 /// the reason. gRPC's `wait_for_ready`. Takes precedence over the builder's option.
@@ -107,22 +110,34 @@ async fn call(conn: ClientConn, mut request: Request<Body>) -> Result<Response<R
     }
 }
 
-/// Sends the request on the current connection, and on the next one if it comes back unsent.
+/// Sends the request on the current connection, and again when it is certain that it was not processed: it came back unsent,
+/// the server refused it, or took leave without it.
 async fn exchange(
     conn: &ClientConn,
     request: Request<Body>,
     WaitForReady(wait_for_ready): WaitForReady,
     sent: &AtomicBool,
 ) -> Result<Response<ResponseBody>, Error> {
-    let mut request = request.map(|body| RequestBody { body, switch: Arc::default() });
-    let mut resends = 0;
+    let limit = conn.shared.settings.as_ref().map_err(Error::clone)?.resend_buffer;
+    let (head, body) = request.into_parts();
+    let body = CallBody::new(body, limit);
+    let kept = (limit > 0).then(|| head.clone());
+    let mut head = Some(head);
+    let (mut resends, mut refusals) = (0, 0);
     loop {
         sent.store(false, Ordering::Relaxed);
-        let Lease { mut send, call } = conn.shared.lease(wait_for_ready).await?;
+        let Lease { mut send, mut call } = conn.shared.lease(wait_for_ready).await?;
+        call.body = Some(Arc::clone(&body));
         sent.store(true, Ordering::Relaxed);
-        request.body_mut().switch = Arc::clone(&call.switch);
-        let mut error = match send.try_send_request(request).await {
-            Ok(response) => return Ok(response.map(|body| ResponseBody::new(body, call))),
+        // Both are there: see below.
+        let (Some(this_head), Some(this_body)) = (head.take(), body.begin_attempt()) else {
+            return Err(Error::Closed);
+        };
+        let mut error = match send.try_send_request(Request::from_parts(this_head, this_body)).await {
+            Ok(response) => {
+                body.settle();
+                return Ok(response.map(|body| ResponseBody::new(body, call)));
+            }
             Err(error) => error,
         };
         let unsent = error.take_message();
@@ -131,14 +146,26 @@ async fn exchange(
             return Err(Error::Closed);
         }
         match unsent {
-            Some(unsent) if resends < MAX_RESENDS => {
+            Some(unsent) => {
                 // hyper knows before the tap does that this link takes no more requests.
                 conn.shared.link_down(call.link.id, "hyper gave a request back");
-                request = unsent;
-                resends += 1;
+                head = Some(unsent.into_parts().0);
             }
-            Some(_) => return Err(Error::Unsent { source: Arc::new(error) }),
-            None => return Err(Error::interrupted(CallPhase::Response, error)),
+            None => {
+                match not_processed(&error) {
+                    None => return Err(Error::interrupted(CallPhase::Response, error)),
+                    Some(NotProcessed::Refused) => refusals += 1,
+                    Some(NotProcessed::AfterGoaway) => {}
+                }
+                head = kept.clone();
+            }
+        }
+        resends += 1;
+        // Ends the attempt: from here on it takes nothing from the body any more.
+        drop(call);
+        let can_be_sent = head.is_some() && body.begin_attempt().is_some();
+        if resends > MAX_RESENDS || refusals > MAX_REFUSALS || !can_be_sent {
+            return Err(Error::NotProcessed { source: Arc::new(error) });
         }
     }
 }

@@ -24,7 +24,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 
 use super::dialer;
-use super::request_body::{RequestBody, Switch};
+use super::request_body::{CallBody, RequestBody};
 use super::state::ConnectivityState;
 use super::tap::{Link, LinkPhase};
 use crate::grpc::config::Settings;
@@ -115,13 +115,15 @@ pub(super) struct Lease {
 pub(super) struct CallGuard {
     pub(super) owner: Arc<Shared>,
     pub(super) link: Arc<Link>,
-    /// Ends the request, if it is still being sent.
-    pub(super) switch: Arc<Switch>,
+    /// Of the attempt that this is, once there is one: ends with the call, if it is still being sent.
+    pub(super) body: Option<Arc<CallBody>>,
 }
 
 impl Drop for CallGuard {
     fn drop(&mut self) {
-        self.switch.throw();
+        if let Some(body) = &self.body {
+            body.end_attempt();
+        }
         self.link.end_call();
     }
 }
@@ -256,7 +258,7 @@ impl Shared {
             Phase::Ready(Transport { send, link }) => {
                 link.begin_call();
                 let (owner, link) = (Arc::clone(self), Arc::clone(link));
-                let call = CallGuard { owner, link, switch: Arc::default() };
+                let call = CallGuard { owner, link, body: None };
                 Found::Lease(Lease { send: send.clone(), call })
             }
             Phase::Shutdown(error) => Found::Failed(error.clone()),

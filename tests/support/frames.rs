@@ -1,0 +1,146 @@
+//! A server that speaks HTTP/2 frame by frame, to say what no decent server says.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+pub const DATA: u8 = 0;
+pub const HEADERS: u8 = 1;
+pub const RST_STREAM: u8 = 3;
+pub const SETTINGS: u8 = 4;
+pub const PING: u8 = 6;
+pub const GOAWAY: u8 = 7;
+pub const WINDOW_UPDATE: u8 = 8;
+
+pub const END_STREAM: u8 = 1;
+pub const ACK: u8 = 1;
+pub const END_HEADERS: u8 = 4;
+
+pub const NO_ERROR: u32 = 0;
+pub const ENHANCE_YOUR_CALM: u32 = 11;
+pub const REFUSED_STREAM: u32 = 7;
+pub const CANCEL: u32 = 8;
+
+#[derive(Debug)]
+pub struct Frame {
+    pub kind: u8,
+    pub flags: u8,
+    pub stream: u32,
+    pub payload: Vec<u8>,
+}
+
+pub struct FrameServer(TcpListener);
+
+/// One connection of it.
+pub struct Wire {
+    socket: TcpStream,
+}
+
+impl FrameServer {
+    pub async fn start() -> Self {
+        FrameServer(TcpListener::bind("127.0.0.1:0").await.unwrap())
+    }
+
+    pub fn addr(&self) -> SocketAddr {
+        self.0.local_addr().unwrap()
+    }
+
+    pub fn target(&self) -> String {
+        format!("http://{}", self.addr())
+    }
+
+    /// The next connection, with these settings told and the client's preface read.
+    pub async fn accept(&self, settings: &[(u16, u32)]) -> Wire {
+        let (socket, _) = self.0.accept().await.unwrap();
+        let mut wire = Wire { socket };
+        let mut payload = Vec::new();
+        for (id, value) in settings {
+            payload.extend(id.to_be_bytes());
+            payload.extend(value.to_be_bytes());
+        }
+        wire.write(SETTINGS, 0, 0, &payload).await;
+        let mut preface = [0; 24];
+        wire.socket.read_exact(&mut preface).await.unwrap();
+        wire
+    }
+}
+
+impl Wire {
+    pub async fn write(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        let len = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        let mut frame = vec![len[1], len[2], len[3], kind, flags];
+        frame.extend(stream.to_be_bytes());
+        frame.extend(payload);
+        self.socket.write_all(&frame).await.unwrap();
+    }
+
+    /// `None` at the end of the client's bytes.
+    pub async fn read(&mut self) -> Option<Frame> {
+        let mut head = [0; 9];
+        self.socket.read_exact(&mut head).await.ok()?;
+        let len = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut payload = vec![0; len as usize];
+        self.socket.read_exact(&mut payload).await.ok()?;
+        let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+        Some(Frame { kind: head[3], flags: head[4], stream, payload })
+    }
+
+    /// Reads on to the end of a request, and returns its stream and the bytes of its body. Settings and pings are acknowledged
+    /// on the way.
+    pub async fn request(&mut self) -> (u32, Vec<u8>) {
+        // By stream: one that was reset may still have frames under way.
+        let mut bodies: HashMap<u32, Vec<u8>> = HashMap::new();
+        loop {
+            let frame = self.read().await.expect("a request");
+            match frame.kind {
+                SETTINGS if frame.flags & ACK == 0 => self.write(SETTINGS, ACK, 0, &[]).await,
+                PING if frame.flags & ACK == 0 => self.write(PING, ACK, 0, &frame.payload).await,
+                DATA => bodies.entry(frame.stream).or_default().extend(&frame.payload),
+                _ => {}
+            }
+            if matches!(frame.kind, DATA | HEADERS) && frame.flags & END_STREAM != 0 {
+                return (frame.stream, bodies.remove(&frame.stream).unwrap_or_default());
+            }
+        }
+    }
+
+    /// Reads on to the head of a request.
+    pub async fn headers(&mut self) -> u32 {
+        loop {
+            let frame = self.read().await.expect("a request");
+            match frame.kind {
+                SETTINGS if frame.flags & ACK == 0 => self.write(SETTINGS, ACK, 0, &[]).await,
+                HEADERS => return frame.stream,
+                _ => {}
+            }
+        }
+    }
+
+    /// A gRPC response with one message: an encoded `HelloReply`.
+    pub async fn answer(&mut self, stream: u32, text: &str) {
+        let head = [&[0x88][..], &literal("content-type", "application/grpc")].concat();
+        self.write(HEADERS, END_HEADERS, stream, &head).await;
+        let text_len = u8::try_from(text.len()).unwrap();
+        let message = [&[0x0a, text_len][..], text.as_bytes()].concat();
+        let data = [&[0, 0, 0, 0, u8::try_from(message.len()).unwrap()][..], &message].concat();
+        self.write(DATA, 0, stream, &data).await;
+        self.write(HEADERS, END_HEADERS | END_STREAM, stream, &literal("grpc-status", "0")).await;
+    }
+
+    pub async fn reset(&mut self, stream: u32, code: u32) {
+        self.write(RST_STREAM, 0, stream, &code.to_be_bytes()).await;
+    }
+
+    pub async fn goaway(&mut self, last: u32, code: u32, debug: &[u8]) {
+        let payload = [&last.to_be_bytes()[..], &code.to_be_bytes(), debug].concat();
+        self.write(GOAWAY, 0, 0, &payload).await;
+    }
+}
+
+/// HPACK: a literal header without indexing, with a new name.
+fn literal(name: &str, value: &str) -> Vec<u8> {
+    let len = |text: &str| u8::try_from(text.len()).unwrap();
+    [&[0, len(name)], name.as_bytes(), &[len(value)], value.as_bytes()].concat()
+}
