@@ -6,7 +6,8 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use cenote::grpc::{
-    CallPhase, ClientConn, ClientPool, ConnectivityState, Error, Keepalive, TlsConfig, WaitForReady,
+    CallPhase, ClientConn, ClientPool, ConnectivityState, DialPhase, Error, Keepalive, TlsConfig,
+    WaitForReady,
 };
 use cenote_proto::greeter_client::GreeterClient;
 use cenote_proto::{HelloRequest, StreamHelloRequest};
@@ -161,6 +162,43 @@ async fn a_connection_that_is_old_makes_room_for_a_new_one_and_no_call_is_hurt()
     assert!((3..=9).contains(&server.seen.accepted()), "{}", server.seen.accepted());
     let seen = std::sync::Arc::clone(&server.seen);
     eventually_async("the old ones are gone", || seen.open() <= 1).await;
+}
+
+// ── a connector ──
+
+#[tokio::test]
+async fn a_connector_makes_the_sockets_and_is_told_the_target() {
+    let server = TonicServer::start();
+    let addr = server.addr;
+    let (told, heard) = std::sync::mpsc::channel();
+    let connector = tower::service_fn(move |uri: http::Uri| {
+        told.send(uri.to_string()).unwrap();
+        tokio::net::TcpStream::connect(addr)
+    });
+    let conn = ClientConn::builder("http://nowhere.invalid:7").connector(connector.clone()).build().unwrap();
+    GreeterClient::new(conn).say_hello(hello("ada")).await.unwrap();
+    assert_eq!(heard.recv().unwrap(), "http://nowhere.invalid:7/");
+    let pool = ClientPool::builder("http://nowhere.invalid:8").connector(connector).build().unwrap();
+    GreeterClient::new(pool.get_owned()).say_hello(hello("ada")).await.unwrap();
+    assert_eq!(heard.recv().unwrap(), "http://nowhere.invalid:8/");
+}
+
+#[tokio::test]
+async fn a_connector_that_fails_or_hangs_fails_the_dial_in_that_phase() {
+    let phase = |status: &tonic::Status| match cause(status) {
+        Error::Dial { phase, source, .. } => (*phase, source.to_string()),
+        other => panic!("{other:?}"),
+    };
+    let fails = tower::service_fn(|_| async { Err::<tokio::net::TcpStream, _>("no way") });
+    let conn = ClientConn::builder("http://a:1").connector(fails).build().unwrap();
+    let status = GreeterClient::new(conn).say_hello(hello("ada")).await.unwrap_err();
+    assert_eq!(phase(&status), (DialPhase::Connect, "no way".to_owned()));
+
+    let hangs = tower::service_fn(|_| std::future::pending::<std::io::Result<tokio::net::TcpStream>>());
+    let timeout = Duration::from_millis(100);
+    let conn = ClientConn::builder("http://a:1").connector(hangs).connect_timeout(timeout).build().unwrap();
+    let status = GreeterClient::new(conn).say_hello(hello("ada")).await.unwrap_err();
+    assert_eq!(phase(&status).0, DialPhase::Connect);
 }
 
 // ── HTTP/2 and TCP ──

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use http::HeaderValue;
+use http::uri::{PathAndQuery, Scheme, Uri};
 
+use super::conn::connector::Connector;
 use super::conn::tls::{self, TlsConfig};
 use super::error::Error;
 use super::target::{Endpoint, Target};
@@ -139,6 +141,7 @@ pub(crate) struct Options {
     pub(crate) http2: Http2,
     pub(crate) tcp_nodelay: bool,
     pub(crate) tcp_keepalive: Option<Duration>,
+    pub(crate) connector: Option<Connector>,
 }
 
 impl Options {
@@ -159,6 +162,7 @@ impl Options {
             // gRPC writes whole messages: Nagle's algorithm would only hold them back.
             tcp_nodelay: true,
             tcp_keepalive: None,
+            connector: None,
         }
     }
 
@@ -206,6 +210,7 @@ impl Options {
             http2: self.http2,
             tcp_nodelay: self.tcp_nodelay,
             tcp_keepalive: self.tcp_keepalive,
+            connector: self.connector,
             target,
         })
     }
@@ -228,6 +233,23 @@ pub(crate) struct Settings {
     pub(crate) http2: Http2,
     pub(crate) tcp_nodelay: bool,
     pub(crate) tcp_keepalive: Option<Duration>,
+    pub(crate) connector: Option<Connector>,
+}
+
+impl Settings {
+    pub(crate) fn scheme(&self) -> Scheme {
+        if self.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP }
+    }
+
+    /// The target, as a URI with no path.
+    pub(crate) fn uri(&self) -> Uri {
+        let mut parts = http::uri::Parts::default();
+        parts.scheme = Some(self.scheme());
+        parts.authority = Some(self.target.authority.clone());
+        parts.path_and_query = Some(PathAndQuery::from_static("/"));
+        // With all three parts given it is a valid one.
+        Uri::from_parts(parts).unwrap_or_default()
+    }
 }
 
 fn host(target: &Target) -> &str {
@@ -336,6 +358,32 @@ macro_rules! connection_options {
         /// 16 KiB.
         pub fn max_header_list_size(mut self, bytes: impl Into<Option<u32>>) -> Self {
             self.options.http2.max_header_list_size = bytes.into();
+            self
+        }
+
+        /// Who makes the sockets, in the place of TCP or `unix:`: a tower service (any `MakeConnection`) that gets the target
+        /// as `http://host:port/` or `https://host:port/`. Name resolution and the options of TCP are its business; TLS, where
+        /// it is due, is put on top of what it returns, and the connect timeout holds for it, too. A clone of it
+        /// is made for each attempt.
+        ///
+        /// ```
+        /// # use cenote::grpc::{ClientConn, Error};
+        /// use tokio::net::TcpStream;
+        ///
+        /// # fn main() -> Result<(), Error> {
+        /// // By way of a forwarder on this machine, wherever the target is.
+        /// let by_forwarder = tower::service_fn(|_| TcpStream::connect("127.0.0.1:1080"));
+        /// let conn = ClientConn::builder("http://far.example:80").connector(by_forwarder).build()?;
+        /// # Ok(()) }
+        /// ```
+        pub fn connector<C>(mut self, connector: C) -> Self
+        where
+            C: tower_service::Service<http::Uri> + Clone + Send + 'static,
+            C::Response: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
+            C::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+            C::Future: Send,
+        {
+            self.options.connector = Some($crate::grpc::conn::connector::Connector::new(connector));
             self
         }
 

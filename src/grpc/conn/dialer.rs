@@ -7,12 +7,12 @@ use std::time::Duration;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::backoff::Pauses;
+use super::connector::{BoxError, BoxedIo};
 use super::gate::Entry;
 use super::happy_eyeballs;
 use super::request_body::RequestBody;
@@ -37,10 +37,6 @@ const LINGER: Duration = Duration::from_secs(1);
 const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 type HyperConnection = http2::Connection<TokioIo<Tap<BoxedIo>>, RequestBody, TokioExecutor>;
-
-trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
-type BoxedIo = Box<dyn Io>;
 
 /// Dials until there is an outcome, and for a connection that paces itself until there is a good one. Ends with
 /// the connection.
@@ -265,8 +261,6 @@ impl Drop for KillOnDrop {
     }
 }
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
 async fn establish(
     settings: &Settings,
     group: Option<&Arc<Group>>,
@@ -313,7 +307,24 @@ async fn establish(
 
 /// A connected stream, TLS included.
 async fn connect(settings: &Settings, progress: &Progress) -> Result<BoxedIo, BoxError> {
-    let io: BoxedIo = match &settings.target.endpoint {
+    let io = match &settings.connector {
+        None => connect_socket(settings, progress).await?,
+        Some(connector) => {
+            progress.at(DialPhase::Connect);
+            connector.connect(settings.uri()).await?
+        }
+    };
+    match &settings.tls {
+        None => Ok(io),
+        Some(tls) => {
+            progress.at(DialPhase::Tls);
+            Ok(Box::new(tls.connect(io).await?))
+        }
+    }
+}
+
+async fn connect_socket(settings: &Settings, progress: &Progress) -> Result<BoxedIo, BoxError> {
+    match &settings.target.endpoint {
         Endpoint::Tcp { host, port } => {
             let addresses = tokio::net::lookup_host((host.as_str(), *port)).await?;
             progress.at(DialPhase::Connect);
@@ -322,22 +333,15 @@ async fn connect(settings: &Settings, progress: &Progress) -> Result<BoxedIo, Bo
             if let Some(time) = settings.tcp_keepalive {
                 SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(time))?;
             }
-            Box::new(stream)
+            Ok(Box::new(stream))
         }
         #[cfg(unix)]
         Endpoint::Unix(path) => {
             progress.at(DialPhase::Connect);
-            Box::new(tokio::net::UnixStream::connect(path).await?)
+            Ok(Box::new(tokio::net::UnixStream::connect(path).await?))
         }
         #[cfg(not(unix))]
-        Endpoint::Unix(_) => return Err(io::Error::from(io::ErrorKind::Unsupported).into()),
-    };
-    match &settings.tls {
-        None => Ok(io),
-        Some(tls) => {
-            progress.at(DialPhase::Tls);
-            Ok(Box::new(tls.connect(io).await?))
-        }
+        Endpoint::Unix(_) => Err(io::Error::from(io::ErrorKind::Unsupported).into()),
     }
 }
 

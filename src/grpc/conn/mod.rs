@@ -1,6 +1,7 @@
 //! [`ClientConn`]: one gRPC connection that knows its state.
 
 pub(crate) mod backoff;
+pub(crate) mod connector;
 mod dialer;
 pub(crate) mod gate;
 mod happy_eyeballs;

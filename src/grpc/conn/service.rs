@@ -173,8 +173,7 @@ async fn exchange(
 /// Makes the request one to this target: scheme, authority and user agent.
 fn address(settings: &Settings, request: &mut Request<Body>) {
     let mut parts = std::mem::take(request.uri_mut()).into_parts();
-    parts.scheme =
-        Some(if settings.tls.is_some() { http::uri::Scheme::HTTPS } else { http::uri::Scheme::HTTP });
+    parts.scheme = Some(settings.scheme());
     parts.authority = Some(settings.target.authority.clone());
     parts.path_and_query.get_or_insert_with(|| http::uri::PathAndQuery::from_static("/"));
     // With all three parts given it is a valid URI.
