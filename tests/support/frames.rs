@@ -36,6 +36,8 @@ pub struct FrameServer(TcpListener);
 /// One connection of it.
 pub struct Wire {
     socket: TcpStream,
+    /// SETTINGS that were sent and not acknowledged yet.
+    settings_under_way: usize,
 }
 
 impl FrameServer {
@@ -54,13 +56,8 @@ impl FrameServer {
     /// The next connection, with these settings told and the client's preface read.
     pub async fn accept(&self, settings: &[(u16, u32)]) -> Wire {
         let (socket, _) = self.0.accept().await.unwrap();
-        let mut wire = Wire { socket };
-        let mut payload = Vec::new();
-        for (id, value) in settings {
-            payload.extend(id.to_be_bytes());
-            payload.extend(value.to_be_bytes());
-        }
-        wire.write(SETTINGS, 0, 0, &payload).await;
+        let mut wire = Wire { socket, settings_under_way: 0 };
+        wire.settings(settings).await;
         let mut preface = [0; 24];
         wire.socket.read_exact(&mut preface).await.unwrap();
         wire
@@ -76,6 +73,24 @@ impl Wire {
         self.socket.write_all(&frame).await.unwrap();
     }
 
+    pub async fn write_raw(&mut self, bytes: &[u8]) {
+        self.socket.write_all(bytes).await.unwrap();
+    }
+
+    pub async fn settings(&mut self, settings: &[(u16, u32)]) {
+        let setting = |(id, value): &(u16, u32)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat();
+        let payload: Vec<u8> = settings.iter().flat_map(setting).collect();
+        self.settings_under_way += 1;
+        self.write(SETTINGS, 0, 0, &payload).await;
+    }
+
+    /// Reads on until all settings are acknowledged.
+    pub async fn acknowledged(&mut self) {
+        while self.settings_under_way > 0 {
+            self.read().await.expect("an acknowledgement");
+        }
+    }
+
     /// `None` at the end of the client's bytes.
     pub async fn read(&mut self) -> Option<Frame> {
         let mut head = [0; 9];
@@ -84,6 +99,9 @@ impl Wire {
         let mut payload = vec![0; len as usize];
         self.socket.read_exact(&mut payload).await.ok()?;
         let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+        if head[3] == SETTINGS && head[4] & ACK != 0 {
+            self.settings_under_way -= 1;
+        }
         Some(Frame { kind: head[3], flags: head[4], stream, payload })
     }
 
@@ -120,13 +138,17 @@ impl Wire {
 
     /// A gRPC response with one message: an encoded `HelloReply`.
     pub async fn answer(&mut self, stream: u32, text: &str) {
-        let head = [&[0x88][..], &literal("content-type", "application/grpc")].concat();
-        self.write(HEADERS, END_HEADERS, stream, &head).await;
+        self.answer_head(stream).await;
         let text_len = u8::try_from(text.len()).unwrap();
         let message = [&[0x0a, text_len][..], text.as_bytes()].concat();
         let data = [&[0, 0, 0, 0, u8::try_from(message.len()).unwrap()][..], &message].concat();
         self.write(DATA, 0, stream, &data).await;
         self.write(HEADERS, END_HEADERS | END_STREAM, stream, &literal("grpc-status", "0")).await;
+    }
+
+    pub async fn answer_head(&mut self, stream: u32) {
+        let head = [&[0x88][..], &literal("content-type", "application/grpc")].concat();
+        self.write(HEADERS, END_HEADERS, stream, &head).await;
     }
 
     pub async fn reset(&mut self, stream: u32, code: u32) {
