@@ -14,7 +14,7 @@ use super::config::Backoff;
 use super::conn::ClientConn;
 use super::conn::gate::Gate;
 use super::conn::shared::Shared;
-use crate::primitive::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::primitive::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::primitive::{Arc, Mutex, Weak};
 
 pub(crate) struct Group {
@@ -22,6 +22,8 @@ pub(crate) struct Group {
     pub(crate) counters: Counters,
     limit: Option<Limit>,
     members: Mutex<Members>,
+    /// Mirror of `members.closed`, for each put.
+    closed: AtomicBool,
 }
 
 struct Limit {
@@ -129,6 +131,7 @@ impl Group {
             gate: Gate::new(redial),
             counters: Counters::default(),
             limit,
+            closed: AtomicBool::new(false),
             members: Mutex::new(Members::default()),
         })
     }
@@ -173,10 +176,15 @@ impl Group {
     }
 
     /// The member left the pool's stock for one more caller.
+    #[inline]
     pub(crate) fn check_out(&self, id: u64) {
-        if self.limit.is_some()
-            && let Some(member) = self.members.lock().list.get_mut(&id)
-        {
+        if self.limit.is_some() {
+            self.note_out(id);
+        }
+    }
+
+    fn note_out(&self, id: u64) {
+        if let Some(member) = self.members.lock().list.get_mut(&id) {
             member.stocked = false;
             member.out += 1;
         }
@@ -186,6 +194,7 @@ impl Group {
     /// handed to nobody.
     ///
     /// More may come back than went out, when a user puts clones.
+    #[inline]
     pub(crate) fn check_in(&self, id: u64, broken: bool) -> Return {
         self.give_back(id, 1, broken)
     }
@@ -195,11 +204,17 @@ impl Group {
         self.give_back(id, 0, true)
     }
 
+    #[inline]
     fn give_back(&self, id: u64, returned: usize, broken: bool) -> Return {
-        let sound = if broken { Return::Discard } else { Return::Keep };
-        if self.limit.is_none() {
-            return sound;
+        match self.limit {
+            Some(_) => self.note_back(id, returned, broken),
+            None if broken => Return::Discard,
+            None => Return::Keep,
         }
+    }
+
+    fn note_back(&self, id: u64, returned: usize, broken: bool) -> Return {
+        let sound = if broken { Return::Discard } else { Return::Keep };
         let mut members = self.members.lock();
         let Some(member) = members.list.get_mut(&id) else { return sound };
         member.out = member.out.saturating_sub(returned);
@@ -242,14 +257,18 @@ impl Group {
         self.members.lock().list.len()
     }
 
+    /// Who has put a connection into the stock at the moment of the close may not be told: that one lies there, closed like all
+    /// members, until the next get discards it.
+    #[inline]
     pub(crate) fn is_closed(&self) -> bool {
-        self.members.lock().closed
+        self.closed.load(Ordering::Acquire)
     }
 
     /// From now on members are made closed; those there are are returned.
     pub(crate) fn close(&self) -> Vec<ClientConn> {
         let mut members = self.members.lock();
         members.closed = true;
+        self.closed.store(true, Ordering::Release);
         let conns = members.list.values().map(|member| &member.conn).chain(members.shut_down.values());
         conns.filter_map(Weak::upgrade).map(ClientConn::from_shared).collect()
     }

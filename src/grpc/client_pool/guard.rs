@@ -34,10 +34,12 @@ enum Holder<'a> {
 }
 
 impl<'a> PooledConn<'a> {
+    #[inline]
     pub(super) fn borrowed(pool: &'a ClientPool, (conn, state): (ClientConn, ConnectivityState)) -> Self {
         PooledConn { pool: Holder::Borrowed(pool), conn: ManuallyDrop::new(conn), state }
     }
 
+    #[inline]
     pub(super) fn owned(pool: ClientPool, (conn, state): (ClientConn, ConnectivityState)) -> Self {
         PooledConn { pool: Holder::Owned(pool), conn: ManuallyDrop::new(conn), state }
     }
@@ -49,6 +51,7 @@ impl<'a> PooledConn<'a> {
 }
 
 impl Drop for PooledConn<'_> {
+    #[inline]
     fn drop(&mut self) {
         // SAFETY: nothing else moves the connection out, and a drop runs once.
         let conn = unsafe { ManuallyDrop::take(&mut self.conn) };
@@ -62,6 +65,7 @@ impl Drop for PooledConn<'_> {
 impl Deref for PooledConn<'_> {
     type Target = ClientConn;
 
+    #[inline]
     fn deref(&self) -> &ClientConn {
         &self.conn
     }

@@ -129,6 +129,7 @@ impl ClientPool {
 
     /// Gives a connection to the pool. One that is TransientFailure or Shutdown is closed instead, and one that this
     /// pool did not make is released.
+    #[inline]
     pub fn put(&self, conn: ClientConn) {
         let Inner { stock, group, .. } = &*self.inner;
         let Some(id) = conn.shared.number_in(group) else { return };
@@ -145,32 +146,48 @@ impl ClientPool {
         }
     }
 
+    // Compiled into the caller, as `put` is: between calls the connection would go through memory, again and again, which
+    // takes longer than all the rest.
+    #[inline]
     fn check_out(&self) -> (ClientConn, ConnectivityState) {
-        let Inner { settings, stock, group } = &*self.inner;
+        let Inner { stock, group, .. } = &*self.inner;
         loop {
-            if let Some(conn) = stock.try_take() {
-                let state = conn.state();
-                let Some(id) = conn.shared.number_in(group) else { continue };
-                if state.is_usable() {
-                    group.check_out(id);
-                    return (conn, state);
+            let Some(conn) = stock.try_take() else {
+                match self.make_or_share() {
+                    Some(found) => return found,
+                    None => continue,
                 }
-                bump(&group.counters.passed_over);
-                if group.found_broken(id) == Return::Discard {
-                    self.discard(&conn, When::Get, state);
-                }
-                continue;
+            };
+            let state = conn.state();
+            let Some(id) = conn.shared.number_in(group) else { continue };
+            if state.is_usable() {
+                group.check_out(id);
+                return (conn, state);
             }
-            let new = group.try_join(|id, closed| {
-                let settings = if closed { Err(Error::Closed) } else { settings.clone() };
-                Shared::new(settings, Some((Arc::clone(group), id)))
-            });
-            if let Some(conn) = new {
-                return (conn, ConnectivityState::Idle);
-            }
-            if let Some(found) = self.share() {
-                return found;
-            }
+            self.pass_over(&conn, id, state);
+        }
+    }
+
+    #[cold]
+    fn pass_over(&self, conn: &ClientConn, id: u64, state: ConnectivityState) {
+        let group = &self.inner.group;
+        bump(&group.counters.passed_over);
+        if group.found_broken(id) == Return::Discard {
+            self.discard(conn, When::Get, state);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn make_or_share(&self) -> Option<(ClientConn, ConnectivityState)> {
+        let Inner { settings, group, .. } = &*self.inner;
+        let new = group.try_join(|id, closed| {
+            let settings = if closed { Err(Error::Closed) } else { settings.clone() };
+            Shared::new(settings, Some((Arc::clone(group), id)))
+        });
+        match new {
+            Some(conn) => Some((conn, ConnectivityState::Idle)),
+            None => self.share(),
         }
     }
 
@@ -210,6 +227,7 @@ impl ClientPool {
         Some((conn, state))
     }
 
+    #[cold]
     fn discard(&self, conn: &ClientConn, when: When, state: ConnectivityState) {
         if conn.shared.discard() {
             let counters = &self.inner.group.counters;

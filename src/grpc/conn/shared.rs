@@ -150,6 +150,7 @@ impl Shared {
         })
     }
 
+    #[inline]
     pub(crate) fn state(&self) -> ConnectivityState {
         // Acquire: who sees Ready also sees what led to it.
         ConnectivityState::from_u8(self.state.load(Ordering::Acquire))
@@ -465,6 +466,7 @@ impl Shared {
     }
 
     /// This connection's number in `group`; `None` if it is no member of it.
+    #[inline]
     pub(crate) fn number_in(&self, group: &Arc<Group>) -> Option<u64> {
         self.group.as_ref().filter(|(own, _)| Arc::ptr_eq(own, group)).map(|(_, id)| *id)
     }

@@ -31,11 +31,13 @@ pub enum ConnectivityState {
 
 impl ConnectivityState {
     /// Whether a pool may keep and hand out a connection in this state: not in TransientFailure and Shutdown.
+    #[inline]
     pub fn is_usable(self) -> bool {
         !matches!(self, ConnectivityState::TransientFailure | ConnectivityState::Shutdown)
     }
 
     /// The inverse of `self as u8`.
+    #[inline]
     pub(super) fn from_u8(byte: u8) -> Self {
         match byte {
             0 => ConnectivityState::Idle,
