@@ -111,7 +111,7 @@ fn threads_that_come_one_after_the_other_pass_their_objects_on() {
     }
     // One would do, but other tests' threads come and go meanwhile: so one may find itself with the shard of a dead one that
     // has searched the others too often of late.
-    assert!(POOL.stats().made <= 50, "{:?}", POOL.stats());
+    assert!(POOL.stats().made <= 100, "{:?}", POOL.stats());
 }
 
 #[test]
@@ -174,14 +174,12 @@ fn objects_that_are_freed_far_away_come_home_one_at_a_time_too() {
             there.send(pool.get()).unwrap();
             answer.recv().unwrap();
         };
-        // At first each is fetched out of the other thread's shard; soon there are enough for the depot, and they
-        // travel by magazines.
-        (0..2_000).for_each(lap);
-        let warm = pool.stats().made;
-        assert!(warm <= 64, "{:?}", pool.stats());
-        (0..20_000).for_each(lap);
+        (0..22_000).for_each(lap);
         drop(there);
-        assert!(pool.stats().made <= warm + 20, "one in a thousand: {:?}", pool.stats());
     });
+    // At first each is fetched out of the other thread's shard. When that would be too often new ones are made; soon there
+    // are as many as that thread keeps to itself, and a magazine: then they travel by magazines. However long it goes on, there
+    // are never more.
+    assert!(pool.stats().made <= 48 + 32 + 1, "{:?}", pool.stats());
     assert!(pool.stats().stolen >= 8, "{:?}", pool.stats());
 }
