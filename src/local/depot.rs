@@ -39,7 +39,7 @@ use super::magazine::{Block, Generation, List, Magazine, Stack};
 use crate::primitive::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 use crate::primitive::fence;
 
-/// Lines of places, a power of two.
+/// Lines of places, a power of two, since a home is any number.
 const LINES: usize = if cfg!(cenote_loom) { 1 } else { 4 };
 const PLACES: usize = if cfg!(cenote_loom) { 1 } else { 8 };
 
@@ -170,13 +170,8 @@ impl<T> Depot<T> {
     fn has_room(&self, turn: u32, more: usize) -> bool {
         let waits = |role| {
             let age = Self::age(turn, role);
-            // Relaxed, both: a number to compare with.
-            let is_ours = |place: &&AtomicPtr<Block<T>>| {
-                let there = place.load(Ordering::Relaxed);
-                !there.is_null() && Magazine::age_of(there) == age
-            };
-            let front = self.front.iter().flat_map(|line| &line.0).filter(is_ours).count();
-            front * Magazine::<T>::CAPACITY + self.counts[age].load(Ordering::Relaxed) as usize
+            // Relaxed: a number to compare with.
+            self.count_front(|there| there == age) + self.counts[age].load(Ordering::Relaxed) as usize
         };
         waits(Role::Fresh) + waits(Role::Victim) + more <= self.limit as usize
     }
@@ -237,7 +232,7 @@ impl<T> Depot<T> {
         })
     }
 
-    /// The places, those at home first.
+    /// All places, those at home first.
     fn places(&self, home: usize) -> impl Iterator<Item = &AtomicPtr<Block<T>>> {
         (0..LINES).flat_map(move |line| &self.front[home.wrapping_add(line) % LINES].0)
     }
@@ -265,7 +260,7 @@ impl<T> Depot<T> {
 
     /// Frees the empty magazines.
     pub(super) fn drop_blanks(&self) {
-        for place in self.front.iter().flat_map(|line| &line.0) {
+        for place in self.places(0) {
             drop(Self::take_out(place, BLANK));
         }
     }
@@ -334,8 +329,7 @@ impl<T> Depot<T> {
 
     fn take_age(&self, age: usize) -> List<T> {
         // In front first: from there to behind is a way that they may go meanwhile.
-        let places = self.front.iter().flat_map(|line| &line.0);
-        let front: List<T> = places.filter_map(|place| Self::take_out(place, age)).collect();
+        let front: List<T> = self.places(0).filter_map(|place| Self::take_out(place, age)).collect();
         let mut list = self.behind[age].take_all();
         if self.is_limited() {
             self.counts[age].fetch_sub(list.count() as u32, Ordering::Relaxed);
@@ -348,13 +342,15 @@ impl<T> Depot<T> {
 
     /// How many objects there are: consistent only while nobody changes it.
     pub(super) fn count(&self) -> usize {
-        let full = self.front.iter().flat_map(|line| &line.0).filter(|place| {
-            // Relaxed: only looked at.
-            let there = place.load(Ordering::Relaxed);
-            !there.is_null() && Magazine::age_of(there) != BLANK
-        });
-        // Those in front are full.
-        full.count() * Magazine::<T>::CAPACITY + self.behind.iter().map(Stack::count).sum::<usize>()
+        self.count_front(|age| age != BLANK) + self.behind.iter().map(Stack::count).sum::<usize>()
+    }
+
+    /// The objects in front of some ages: magazines there are full.
+    fn count_front(&self, counts: impl Fn(usize) -> bool) -> usize {
+        // Relaxed: only looked at.
+        let there = self.places(0).map(|place| place.load(Ordering::Relaxed));
+        let counted = there.filter(|there| !there.is_null() && counts(Magazine::age_of(*there)));
+        counted.count() * Magazine::<T>::CAPACITY
     }
 }
 

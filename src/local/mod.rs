@@ -496,7 +496,7 @@ impl<T: Send> Cache<T> {
 }
 
 impl<T: Send> Drop for Cache<T> {
-    /// By the depot, so that an object whose drop panics keeps none of the others, of whichever thread, from being dropped.
+    /// By way of the depot, which is dropped next, so that an object whose drop panics keeps none of the others, of whichever thread, from being dropped.
     fn drop(&mut self) {
         for shard in self.shards.iter() {
             let (mut spare, mut rest) = (Magazine::new(), Magazine::new());
@@ -505,7 +505,6 @@ impl<T: Send> Drop for Cache<T> {
             self.fall_due(spare, shard.home());
             self.fall_due(rest, shard.home());
         }
-        drop(self.depot.take_all());
     }
 }
 
