@@ -140,7 +140,38 @@ async fn at_the_end_of_the_grace_what_still_runs_is_cut() {
     eventually_async("the socket is closed", || seen.open() == 0).await;
 }
 
+#[tokio::test]
+async fn with_a_grace_too_a_connection_that_was_failing_says_that_it_is_closed() {
+    let grace = Duration::from_secs(30);
+    let conn = ClientConn::builder(refused_target()).close_grace(grace).build().unwrap();
+    conn.connect();
+    until_failed(&conn).await;
+    conn.close();
+    let status = GreeterClient::new(conn).say_hello(hello("ada")).await.unwrap_err();
+    assert!(matches!(cause(&status), Error::Closed), "{status:?}");
+}
+
 // ── age ──
+
+#[tokio::test]
+async fn times_beyond_what_a_clock_or_the_system_can_count_are_as_good_as_never() {
+    let server = TonicServer::start();
+    let conn = ClientConn::builder(server.target())
+        .max_connection_age(Duration::MAX)
+        .close_grace(Duration::MAX)
+        .tcp_keepalive(Duration::MAX)
+        .build()
+        .unwrap();
+    let mut client = GreeterClient::new(conn.clone());
+    client.say_hello(hello("ada")).await.unwrap();
+    let slow = slow_hello("ada", Duration::from_millis(100));
+    let call = tokio::spawn(async move { client.say_hello(slow).await });
+    let seen = std::sync::Arc::clone(&server.seen);
+    eventually_async("the call has arrived", || seen.calls.load(Ordering::SeqCst) == 2).await;
+    conn.close();
+    call.await.unwrap().unwrap();
+    assert_eq!(server.seen.accepted(), 1);
+}
 
 #[tokio::test]
 async fn a_connection_that_is_old_makes_room_for_a_new_one_and_no_call_is_hurt() {

@@ -122,18 +122,15 @@ impl Http2 {
     }
 }
 
-/// What a builder collects.
+/// What a builder collects and a connection works with as it is.
 #[derive(Clone, Debug)]
-pub(crate) struct Options {
-    pub(crate) target: String,
-    pub(crate) tls: Option<TlsConfig>,
+pub(crate) struct Tuning {
     /// For one whole attempt, name resolution to SETTINGS. `None`: gRPC's rule, 20 s or the current backoff,
     /// whichever is longer.
     pub(crate) connect_timeout: Option<Duration>,
     pub(crate) idle_timeout: Option<Duration>,
     pub(crate) keepalive: Option<Keepalive>,
     pub(crate) backoff: Backoff,
-    pub(crate) user_agent: Option<String>,
     pub(crate) wait_for_ready: bool,
     pub(crate) close_grace: Duration,
     pub(crate) resend_buffer: usize,
@@ -144,16 +141,13 @@ pub(crate) struct Options {
     pub(crate) connector: Option<Connector>,
 }
 
-impl Options {
-    pub(crate) fn new(target: String, backoff: Backoff) -> Self {
-        Options {
-            target,
-            tls: None,
+impl Tuning {
+    fn new(backoff: Backoff) -> Self {
+        Tuning {
             connect_timeout: None,
             idle_timeout: Some(Duration::from_secs(30 * 60)),
             keepalive: None,
             backoff,
-            user_agent: None,
             wait_for_ready: false,
             close_grace: Duration::ZERO,
             resend_buffer: 64 << 10,
@@ -164,6 +158,42 @@ impl Options {
             tcp_keepalive: None,
             connector: None,
         }
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        let times = [
+            ("connect_timeout", self.connect_timeout),
+            ("idle_timeout", self.idle_timeout),
+            ("max_connection_age", self.max_connection_age),
+        ];
+        for (option, time) in times {
+            if time.is_some_and(|time| time.is_zero()) {
+                return Err(Error::config(option, "it is zero"));
+            }
+        }
+        if self.tcp_keepalive.is_some_and(|time| time < Duration::from_secs(1)) {
+            return Err(Error::config("tcp_keepalive", "it is less than 1 s"));
+        }
+        if let Some(keepalive) = &self.keepalive {
+            keepalive.check()?;
+        }
+        self.http2.check()?;
+        self.backoff.check("backoff")
+    }
+}
+
+/// What a builder collects.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    pub(crate) target: String,
+    pub(crate) tls: Option<TlsConfig>,
+    pub(crate) user_agent: Option<String>,
+    pub(crate) tuning: Tuning,
+}
+
+impl Options {
+    pub(crate) fn new(target: String, backoff: Backoff) -> Self {
+        Options { target, tls: None, user_agent: None, tuning: Tuning::new(backoff) }
     }
 
     pub(crate) fn check(self) -> Result<Settings, Error> {
@@ -179,40 +209,9 @@ impl Options {
             Some(config) => Some(tls::Connector::new(config, host(&target))?),
             None => None,
         };
-        if self.connect_timeout.is_some_and(|timeout| timeout.is_zero()) {
-            return Err(Error::config("connect_timeout", "it is zero"));
-        }
-        if self.idle_timeout.is_some_and(|timeout| timeout.is_zero()) {
-            return Err(Error::config("idle_timeout", "it is zero"));
-        }
-        if self.max_connection_age.is_some_and(|age| age.is_zero()) {
-            return Err(Error::config("max_connection_age", "it is zero"));
-        }
-        if self.tcp_keepalive.is_some_and(|time| time < Duration::from_secs(1)) {
-            return Err(Error::config("tcp_keepalive", "it is less than 1 s"));
-        }
-        if let Some(keepalive) = &self.keepalive {
-            keepalive.check()?;
-        }
-        self.http2.check()?;
-        self.backoff.check("backoff")?;
-        Ok(Settings {
-            tls,
-            connect_timeout: self.connect_timeout,
-            idle_timeout: self.idle_timeout,
-            keepalive: self.keepalive,
-            backoff: self.backoff,
-            user_agent: user_agent(self.user_agent.as_deref())?,
-            wait_for_ready: self.wait_for_ready,
-            close_grace: self.close_grace,
-            resend_buffer: self.resend_buffer,
-            max_connection_age: self.max_connection_age,
-            http2: self.http2,
-            tcp_nodelay: self.tcp_nodelay,
-            tcp_keepalive: self.tcp_keepalive,
-            connector: self.connector,
-            target,
-        })
+        self.tuning.check()?;
+        let user_agent = user_agent(self.user_agent.as_deref())?;
+        Ok(Settings { target, tls, user_agent, tuning: self.tuning })
     }
 }
 
@@ -221,32 +220,17 @@ impl Options {
 pub(crate) struct Settings {
     pub(crate) target: Target,
     pub(crate) tls: Option<tls::Connector>,
-    pub(crate) connect_timeout: Option<Duration>,
-    pub(crate) idle_timeout: Option<Duration>,
-    pub(crate) keepalive: Option<Keepalive>,
-    pub(crate) backoff: Backoff,
     pub(crate) user_agent: HeaderValue,
-    pub(crate) wait_for_ready: bool,
-    pub(crate) close_grace: Duration,
-    pub(crate) resend_buffer: usize,
-    pub(crate) max_connection_age: Option<Duration>,
-    pub(crate) http2: Http2,
-    pub(crate) tcp_nodelay: bool,
-    pub(crate) tcp_keepalive: Option<Duration>,
-    pub(crate) connector: Option<Connector>,
+    pub(crate) tuning: Tuning,
 }
 
 impl Settings {
-    pub(crate) fn scheme(&self) -> Scheme {
-        if self.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP }
-    }
-
-    /// The target, as a URI with no path.
-    pub(crate) fn uri(&self) -> Uri {
+    /// The target with a path; without one it is the root.
+    pub(crate) fn uri(&self, path: Option<PathAndQuery>) -> Uri {
         let mut parts = http::uri::Parts::default();
-        parts.scheme = Some(self.scheme());
+        parts.scheme = Some(if self.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP });
         parts.authority = Some(self.target.authority.clone());
-        parts.path_and_query = Some(PathAndQuery::from_static("/"));
+        parts.path_and_query = Some(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
         // With all three parts given it is a valid one.
         Uri::from_parts(parts).unwrap_or_default()
     }
@@ -282,20 +266,20 @@ macro_rules! connection_options {
         /// How long one attempt to connect may take in all: name resolution, TCP, TLS and the server's SETTINGS.
         /// Default: 20 s, or the current backoff where that is longer.
         pub fn connect_timeout(mut self, timeout: std::time::Duration) -> Self {
-            self.options.connect_timeout = Some(timeout);
+            self.options.tuning.connect_timeout = Some(timeout);
             self
         }
 
         /// A connection on which no call was open for this long closes its socket and becomes Idle; the next
         /// call dials again. Default: 30 minutes. `None` turns it off.
         pub fn idle_timeout(mut self, timeout: impl Into<Option<std::time::Duration>>) -> Self {
-            self.options.idle_timeout = timeout.into();
+            self.options.tuning.idle_timeout = timeout.into();
             self
         }
 
         /// HTTP/2 pings on a silent connection. Default: none.
         pub fn keepalive(mut self, keepalive: impl Into<Option<$crate::grpc::Keepalive>>) -> Self {
-            self.options.keepalive = keepalive.into();
+            self.options.tuning.keepalive = keepalive.into();
             self
         }
 
@@ -308,13 +292,13 @@ macro_rules! connection_options {
         /// Whether a call waits while the connection cannot be established, instead of failing with the reason; a request
         /// may say otherwise by [`WaitForReady`]($crate::grpc::WaitForReady). Default: no.
         pub fn wait_for_ready(mut self, wait: bool) -> Self {
-            self.options.wait_for_ready = wait;
+            self.options.tuning.wait_for_ready = wait;
             self
         }
 
         /// How long calls that run may go on after `close`, before they are cut. Default: not at all.
         pub fn close_grace(mut self, grace: std::time::Duration) -> Self {
-            self.options.close_grace = grace;
+            self.options.tuning.close_grace = grace;
             self
         }
 
@@ -323,7 +307,7 @@ macro_rules! connection_options {
         /// fails with [`Error::NotProcessed`]($crate::grpc::Error::NotProcessed), and so does each with 0. Default: 64
         /// KiB.
         pub fn resend_buffer(mut self, bytes: usize) -> Self {
-            self.options.resend_buffer = bytes;
+            self.options.tuning.resend_buffer = bytes;
             self
         }
 
@@ -331,33 +315,33 @@ macro_rules! connection_options {
         /// dials, while those that run on the old one end. So a client finds servers that were added behind a load
         /// balancer. Default: none.
         pub fn max_connection_age(mut self, age: impl Into<Option<std::time::Duration>>) -> Self {
-            self.options.max_connection_age = age.into();
+            self.options.tuning.max_connection_age = age.into();
             self
         }
 
         /// HTTP/2 flow control: how many bytes of one response the server may send ahead of the reader. From 1 to
         /// 2^31 - 1. Default: hyper's, 2 MiB. No effect with `adaptive_window`.
         pub fn initial_stream_window_size(mut self, bytes: impl Into<Option<u32>>) -> Self {
-            self.options.http2.stream_window = bytes.into();
+            self.options.tuning.http2.stream_window = bytes.into();
             self
         }
 
         /// The same for all responses on one connection together. Default: hyper's, 5 MiB.
         pub fn initial_connection_window_size(mut self, bytes: impl Into<Option<u32>>) -> Self {
-            self.options.http2.connection_window = bytes.into();
+            self.options.tuning.http2.connection_window = bytes.into();
             self
         }
 
         /// Has both windows follow the bandwidth and delay that are measured. Default: no.
         pub fn adaptive_window(mut self, adaptive: bool) -> Self {
-            self.options.http2.adaptive_window = adaptive;
+            self.options.tuning.http2.adaptive_window = adaptive;
             self
         }
 
         /// The most bytes of headers or trailers that are taken from the server for one response. Default: hyper's,
         /// 16 KiB.
         pub fn max_header_list_size(mut self, bytes: impl Into<Option<u32>>) -> Self {
-            self.options.http2.max_header_list_size = bytes.into();
+            self.options.tuning.http2.max_header_list_size = bytes.into();
             self
         }
 
@@ -383,20 +367,20 @@ macro_rules! connection_options {
             C::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
             C::Future: Send,
         {
-            self.options.connector = Some($crate::grpc::conn::connector::Connector::new(connector));
+            self.options.tuning.connector = Some($crate::grpc::conn::connector::Connector::new(connector));
             self
         }
 
         /// `TCP_NODELAY`: small messages are not held back for others to join them. Default: on.
         pub fn tcp_nodelay(mut self, nodelay: bool) -> Self {
-            self.options.tcp_nodelay = nodelay;
+            self.options.tuning.tcp_nodelay = nodelay;
             self
         }
 
         /// `SO_KEEPALIVE`: after this long without a word the system asks the peer's system whether it is still there. At
-        /// least 1 s. Default: off. [`keepalive`](Self::keepalive) asks the server itself.
+        /// least 1 s; more than 32,767 s count as that. Default: off. [`keepalive`](Self::keepalive) asks the server itself.
         pub fn tcp_keepalive(mut self, time: impl Into<Option<std::time::Duration>>) -> Self {
-            self.options.tcp_keepalive = time.into();
+            self.options.tuning.tcp_keepalive = time.into();
             self
         }
     };

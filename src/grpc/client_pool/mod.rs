@@ -324,7 +324,7 @@ impl ClientPoolBuilder {
     /// The pauses between the attempts to connect, of all connections together, while the server does not answer.
     /// Default: [`Backoff::POOL`], from 50 ms to 1 s.
     pub fn redial(mut self, pauses: Backoff) -> Self {
-        self.options.backoff = pauses;
+        self.options.tuning.backoff = pauses;
         self
     }
 
@@ -340,8 +340,8 @@ impl ClientPoolBuilder {
                 Some(NonZeroUsize::try_from(most).map_err(|e| Error::config("max_connections", e))?)
             }
         };
-        self.options.backoff.check("redial")?;
-        let redial = self.options.backoff;
+        self.options.tuning.backoff.check("redial")?;
+        let redial = self.options.tuning.backoff;
         Ok(ClientPool::from_parts(Ok(self.options.check()?), redial, limit))
     }
 }

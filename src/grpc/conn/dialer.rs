@@ -36,6 +36,9 @@ const LINGER: Duration = Duration::from_secs(1);
 /// What is longer is as good as for ever, and more may be more than the clock can count.
 const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
+/// Linux takes no longer one for `TCP_KEEPIDLE`.
+const LONGEST_KEEPALIVE: Duration = Duration::from_secs(32_767);
+
 type HyperConnection = http2::Connection<TokioIo<Tap<BoxedIo>>, RequestBody, TokioExecutor>;
 
 /// Dials until there is an outcome, and for a connection that paces itself until there is a good one. Ends with
@@ -54,7 +57,7 @@ pub(super) fn run(owner: &Arc<Shared>, settings: Arc<Settings>) -> impl Future<O
                 Some(group) => dial_through_gate(guard, &settings, &group, news).await,
                 None => {
                     let mut guard = guard;
-                    let mut pauses = Pauses::new(settings.backoff);
+                    let mut pauses = Pauses::new(settings.tuning.backoff);
                     loop {
                         let pause = pauses.next();
                         let error = match attempt(&guard.owner, &settings, None, pause, news.clone()).await {
@@ -126,7 +129,7 @@ async fn socket_place(
     settings: &Settings,
     group: &Arc<Group>,
 ) -> Result<Option<OwnedSemaphorePermit>, Error> {
-    let budget = settings.connect_timeout.unwrap_or(ATTEMPT);
+    let budget = settings.tuning.connect_timeout.unwrap_or(ATTEMPT);
     timeout(budget, group.socket_place()).await.map_err(|_| Error::Dial {
         target: Arc::clone(&settings.target.text),
         phase: DialPhase::Connect,
@@ -179,7 +182,7 @@ async fn released(news: &mut watch::Receiver<News>, link: &Link) {
 /// Makes room for another link when this one has lived for its time, give or take a tenth: calls that run on it may end.
 async fn grow_old(link: &Link, most: Option<Duration>) {
     if let Some(most) = most {
-        sleep(most.mul_f64(fastrand::f64().mul_add(0.2, 0.9)).min(YEAR)).await;
+        sleep(most.min(YEAR).mul_f64(fastrand::f64().mul_add(0.2, 0.9))).await;
         if let Some(owner) = link.owner() {
             owner.link_aged(link.id);
         }
@@ -220,7 +223,7 @@ async fn attempt(
     // Whatever becomes of the attempt, its socket does not stay.
     let cut = KillOnDrop(Some(Arc::clone(&link)));
     let progress = Progress(AtomicU8::new(DialPhase::Resolve as u8));
-    let budget = settings.connect_timeout.unwrap_or_else(|| ATTEMPT.max(backoff));
+    let budget = settings.tuning.connect_timeout.unwrap_or_else(|| ATTEMPT.max(backoff));
     let deadline = Instant::now() + budget.min(YEAR);
     let result = match timeout_at(deadline, establish(settings, group, &link, &progress)).await {
         Ok(result) => result,
@@ -272,12 +275,12 @@ async fn establish(
     let tap = Tap::new(io, Arc::clone(link), group.map(OpenSocket::new));
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder.timer(TokioTimer::new());
-    if let Some(keepalive) = settings.keepalive {
+    if let Some(keepalive) = settings.tuning.keepalive {
         builder.keep_alive_interval(keepalive.interval.min(YEAR));
         builder.keep_alive_timeout(keepalive.timeout.min(YEAR));
         builder.keep_alive_while_idle(keepalive.while_idle);
     }
-    let http2 = &settings.http2;
+    let http2 = &settings.tuning.http2;
     builder.initial_stream_window_size(http2.stream_window);
     builder.initial_connection_window_size(http2.connection_window);
     if http2.adaptive_window {
@@ -307,11 +310,11 @@ async fn establish(
 
 /// A connected stream, TLS included.
 async fn connect(settings: &Settings, progress: &Progress) -> Result<BoxedIo, BoxError> {
-    let io = match &settings.connector {
+    let io = match &settings.tuning.connector {
         None => connect_socket(settings, progress).await?,
         Some(connector) => {
             progress.at(DialPhase::Connect);
-            connector.connect(settings.uri()).await?
+            connector.connect(settings.uri(None)).await?
         }
     };
     match &settings.tls {
@@ -329,8 +332,9 @@ async fn connect_socket(settings: &Settings, progress: &Progress) -> Result<Boxe
             let addresses = tokio::net::lookup_host((host.as_str(), *port)).await?;
             progress.at(DialPhase::Connect);
             let stream = happy_eyeballs::connect(addresses, TcpStream::connect).await?;
-            stream.set_nodelay(settings.tcp_nodelay)?;
-            if let Some(time) = settings.tcp_keepalive {
+            stream.set_nodelay(settings.tuning.tcp_nodelay)?;
+            if let Some(time) = settings.tuning.tcp_keepalive {
+                let time = time.min(LONGEST_KEEPALIVE);
                 SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(time))?;
             }
             Ok(Box::new(stream))
@@ -373,14 +377,14 @@ async fn drive(
         () = &mut hyper => {}
         _ = link.reached(LinkPhase::Ended) => {}
         () = released(&mut news, &link) => {}
-        () = idle(&link, settings.idle_timeout) => {}
-        () = grow_old(&link, settings.max_connection_age) => {}
+        () = idle(&link, settings.tuning.idle_timeout) => {}
+        () = grow_old(&link, settings.tuning.max_connection_age) => {}
     }
     if link.is_doomed() {
         tokio::select! {
             _ = link.reached(LinkPhase::Closed) => return,
             () = &mut hyper => {}
-            () = sleep(settings.close_grace.min(YEAR)) => link.kill(),
+            () = sleep(settings.tuning.close_grace.min(YEAR)) => link.kill(),
         }
     }
     tokio::select! {

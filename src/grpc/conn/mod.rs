@@ -153,7 +153,7 @@ impl ClientConnBuilder {
 
     /// The pauses between attempts. Default: 1 s, times 1.6, give or take 20 %, at most 120 s.
     pub fn backoff(mut self, backoff: Backoff) -> Self {
-        self.options.backoff = backoff;
+        self.options.tuning.backoff = backoff;
         self
     }
 

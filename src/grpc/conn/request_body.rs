@@ -52,14 +52,16 @@ pub(super) struct RequestBody {
 }
 
 impl CallBody {
-    /// Keeps up to `limit` bytes for another attempt.
-    pub(super) fn new(body: Body, limit: usize) -> Arc<Self> {
+    /// With the first attempt. Keeps up to `limit` bytes for another.
+    pub(super) fn new(body: Body, limit: usize) -> (Arc<Self>, RequestBody) {
         let source = Source { body, ended: false, sent: Some(Vec::new()), room: limit };
-        Arc::new(CallBody {
+        let call = Arc::new(CallBody {
             attempt: AtomicU32::new(0),
             sender: AtomicWaker::new(),
             source: Mutex::new(source),
-        })
+        });
+        let first = RequestBody { call: Arc::clone(&call), attempt: 0, position: 0 };
+        (call, first)
     }
 
     /// The body from its beginning, for the attempt that is on; `None` if the beginning is lost.
@@ -170,7 +172,7 @@ mod tests {
 
     use super::*;
 
-    fn call(frames: &'static [&'static [u8]], limit: usize) -> Arc<CallBody> {
+    fn call(frames: &'static [&'static [u8]], limit: usize) -> (Arc<CallBody>, RequestBody) {
         let frames = frames.iter().map(|data| Ok::<_, tonic::Status>(Frame::data(Bytes::from_static(data))));
         CallBody::new(Body::new(StreamBody::new(iter(frames))), limit)
     }
@@ -186,8 +188,7 @@ mod tests {
 
     #[tokio::test]
     async fn another_attempt_sends_what_was_sent_and_what_was_not() {
-        let call = call(&[b"one, ", b"two, ", b"three"], 100);
-        let mut first = call.begin_attempt().unwrap();
+        let (call, mut first) = call(&[b"one, ", b"two, ", b"three"], 100);
         assert_eq!(next(&mut first).await.unwrap().unwrap(), "one, ");
         call.end_attempt();
         let mut second = call.begin_attempt().unwrap();
@@ -202,8 +203,7 @@ mod tests {
 
     #[tokio::test]
     async fn beyond_the_limit_the_beginning_is_lost_and_the_attempt_goes_on() {
-        let call = call(&[b"1234", b"5678", b"9"], 8);
-        let mut first = call.begin_attempt().unwrap();
+        let (call, mut first) = call(&[b"1234", b"5678", b"9"], 8);
         next(&mut first).await;
         next(&mut first).await;
         assert!(call.begin_attempt().is_some());
@@ -214,8 +214,8 @@ mod tests {
 
     #[tokio::test]
     async fn with_a_limit_of_nothing_a_body_that_was_not_begun_can_be_sent_again() {
-        let call = call(&[b"1"], 0);
-        drop(call.begin_attempt());
+        let (call, first) = call(&[b"1"], 0);
+        drop(first);
         call.end_attempt();
         let mut second = call.begin_attempt().unwrap();
         next(&mut second).await;
@@ -224,8 +224,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_attempt_that_has_sent_all_ends_well_also_when_it_is_over() {
-        let call = call(&[b"1"], 10);
-        let mut body = call.begin_attempt().unwrap();
+        let (call, mut body) = call(&[b"1"], 10);
         next(&mut body).await;
         assert!(next(&mut body).await.is_none());
         call.settle();

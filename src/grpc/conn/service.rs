@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderValue, USER_AGENT};
-use http::{Request, Response, Uri};
+use http::{Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::runtime::Handle;
@@ -87,7 +87,7 @@ async fn call(conn: ClientConn, mut request: Request<Body>) -> Result<Response<R
     let settings = conn.shared.settings.as_ref().map_err(Error::clone)?;
     address(settings, &mut request);
     let own_patience = request.extensions_mut().remove::<WaitForReady>();
-    let patience = own_patience.unwrap_or(WaitForReady(settings.wait_for_ready));
+    let patience = own_patience.unwrap_or(WaitForReady(settings.tuning.wait_for_ready));
     let Some(timeout) = grpc_timeout(request.headers()) else {
         return Ok(exchange(&conn, request, patience, &AtomicBool::new(false)).await?);
     };
@@ -118,22 +118,18 @@ async fn exchange(
     WaitForReady(wait_for_ready): WaitForReady,
     sent: &AtomicBool,
 ) -> Result<Response<ResponseBody>, Error> {
-    let limit = conn.shared.settings.as_ref().map_err(Error::clone)?.resend_buffer;
+    let limit = conn.shared.settings.as_ref().map_err(Error::clone)?.tuning.resend_buffer;
     let (head, body) = request.into_parts();
-    let body = CallBody::new(body, limit);
     let kept = (limit > 0).then(|| head.clone());
-    let mut head = Some(head);
+    let (body, first) = CallBody::new(body, limit);
+    let mut request = Request::from_parts(head, first);
     let (mut resends, mut refusals) = (0, 0);
     loop {
         sent.store(false, Ordering::Relaxed);
         let Lease { mut send, mut call } = conn.shared.lease(wait_for_ready).await?;
         call.body = Some(Arc::clone(&body));
         sent.store(true, Ordering::Relaxed);
-        // Both are there: see below.
-        let (Some(this_head), Some(this_body)) = (head.take(), body.begin_attempt()) else {
-            return Err(Error::Closed);
-        };
-        let mut error = match send.try_send_request(Request::from_parts(this_head, this_body)).await {
+        let mut error = match send.try_send_request(request).await {
             Ok(response) => {
                 body.settle();
                 return Ok(response.map(|body| ResponseBody::new(body, call)));
@@ -145,11 +141,11 @@ async fn exchange(
         if conn.state() == ConnectivityState::Shutdown && call.link.is_killed() {
             return Err(Error::Closed);
         }
-        match unsent {
+        let head = match unsent {
             Some(unsent) => {
                 // hyper knows before the tap does that this link takes no more requests.
                 conn.shared.link_down(call.link.id, "hyper gave a request back");
-                head = Some(unsent.into_parts().0);
+                Some(unsent.into_parts().0)
             }
             None => {
                 match not_processed(&error) {
@@ -157,27 +153,25 @@ async fn exchange(
                     Some(NotProcessed::Refused) => refusals += 1,
                     Some(NotProcessed::AfterGoaway) => {}
                 }
-                head = kept.clone();
+                kept.clone()
             }
-        }
+        };
         resends += 1;
         // Ends the attempt: from here on it takes nothing from the body any more.
         drop(call);
-        let can_be_sent = head.is_some() && body.begin_attempt().is_some();
-        if resends > MAX_RESENDS || refusals > MAX_REFUSALS || !can_be_sent {
-            return Err(Error::NotProcessed { source: Arc::new(error) });
-        }
+        request = match (head, body.begin_attempt()) {
+            (Some(head), Some(body)) if resends <= MAX_RESENDS && refusals <= MAX_REFUSALS => {
+                Request::from_parts(head, body)
+            }
+            _ => return Err(Error::NotProcessed { source: Arc::new(error) }),
+        };
     }
 }
 
 /// Makes the request one to this target: scheme, authority and user agent.
 fn address(settings: &Settings, request: &mut Request<Body>) {
-    let mut parts = std::mem::take(request.uri_mut()).into_parts();
-    parts.scheme = Some(settings.scheme());
-    parts.authority = Some(settings.target.authority.clone());
-    parts.path_and_query.get_or_insert_with(|| http::uri::PathAndQuery::from_static("/"));
-    // With all three parts given it is a valid URI.
-    *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
+    let path = std::mem::take(request.uri_mut()).into_parts().path_and_query;
+    *request.uri_mut() = settings.uri(path);
     let agent = match request.headers().get(USER_AGENT) {
         None => settings.user_agent.clone(),
         Some(own) => joined(own, &settings.user_agent),

@@ -408,36 +408,34 @@ impl Shared {
         self.state() != ConnectivityState::Shutdown
     }
 
-    /// Shutdown. With `cut`, streams that are open are broken off; without, those on links that the server told to
-    /// go away may end, and calls that wait for a dial are told why the last one failed.
-    fn shut_down(&self, cut: bool) {
+    /// Shutdown, for all handles.
+    fn shut_down(&self, running: Running) {
         let (_old, links) = self.update(|inner| {
-            let links = if cut { std::mem::take(&mut inner.links) } else { Vec::new() };
-            let told = match (&inner.phase, cut) {
-                (Phase::Failed(error) | Phase::Shutdown(error), false) => error.clone(),
+            let links: Vec<_> = match running {
+                Running::MayEnd => Vec::new(),
+                _ => inner.links.iter().filter_map(Weak::upgrade).collect(),
+            };
+            if running == Running::HasGrace {
+                // In here: no driver hears of the shutdown before, and no link that is made Ready meanwhile is missed.
+                links.iter().for_each(|link| link.doom());
+            }
+            let told = match (&inner.phase, running) {
+                (Phase::Failed(error) | Phase::Shutdown(error), Running::MayEnd) => error.clone(),
                 _ => Error::Closed,
             };
             (std::mem::replace(&mut inner.phase, Phase::Shutdown(told)), links)
         });
-        for link in links.iter().filter_map(Weak::upgrade) {
-            link.kill();
+        if running == Running::IsCut {
+            links.iter().for_each(|link| link.kill());
         }
         if let Some((group, id)) = &self.group {
             group.shut_down(*id);
         }
     }
 
-    /// `close`: with a grace, the drivers cut what still runs at its end.
-    pub(in crate::grpc) fn close(&self) {
-        let grace = self.settings.as_ref().map_or(Duration::ZERO, |settings| settings.close_grace);
-        if grace.is_zero() {
-            return self.shut_down(true);
-        }
-        let links = self.inner.lock().links.clone();
-        for link in links.iter().filter_map(Weak::upgrade) {
-            link.doom();
-        }
-        self.shut_down(false);
+    pub(super) fn close(&self) {
+        let grace = self.settings.as_ref().map_or(Duration::ZERO, |settings| settings.tuning.close_grace);
+        self.shut_down(if grace.is_zero() { Running::IsCut } else { Running::HasGrace });
     }
 
     // ── for the pool ──
@@ -449,7 +447,7 @@ impl Shared {
         if let Some(group) = self.group().filter(|_| first) {
             group.counters.alive.fetch_sub(1, Ordering::Relaxed);
         }
-        self.shut_down(false);
+        self.shut_down(Running::MayEnd);
         first
     }
 
@@ -470,6 +468,18 @@ impl Shared {
     pub(crate) fn number_in(&self, group: &Arc<Group>) -> Option<u64> {
         self.group.as_ref().filter(|(own, _)| Arc::ptr_eq(own, group)).map(|(_, id)| *id)
     }
+}
+
+/// What becomes of calls that run when their connection is shut down.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Running {
+    /// It is closed.
+    IsCut,
+    /// It is closed: their links' drivers cut them when the grace is over.
+    HasGrace,
+    /// It is discarded: they run on links that the server told to go away. Who waits for a dial is told why the last one
+    /// failed.
+    MayEnd,
 }
 
 enum Found {

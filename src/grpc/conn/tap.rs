@@ -123,7 +123,7 @@ impl Link {
         self.waker.wake();
     }
 
-    /// To be called before the connection's shutdown is told.
+    /// To be called before the connection's shutdown is told: the driver looks when it hears of that.
     pub(crate) fn doom(&self) {
         self.doomed.store(true, Ordering::Release);
     }
