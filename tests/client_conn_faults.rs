@@ -14,8 +14,6 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tonic::{Code, Request, Response, Status};
 
-const MAX_CONCURRENT_STREAMS: u16 = 3;
-
 type Call = JoinHandle<Result<Response<HelloReply>, Status>>;
 
 fn call(conn: &ClientConn, request: impl tonic::IntoRequest<HelloRequest>) -> Call {

@@ -74,6 +74,30 @@ async fn a_request_above_a_goaways_last_stream_goes_to_the_next_connection_and_t
 }
 
 #[tokio::test]
+async fn requests_that_wait_for_room_when_a_goaway_comes_go_to_the_next_connection() {
+    let server = FrameServer::start().await;
+    let conn = ClientConn::new(server.target()).unwrap();
+    let first = call(&conn, hello("ada"));
+    let mut old = server.accept(&[(MAX_CONCURRENT_STREAMS, 1)]).await;
+    let (processed, _) = old.request().await;
+    let waiting: Vec<_> = (0..5).map(|_| call(&conn, hello("bob"))).collect();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    old.goaway(processed, NO_ERROR, b"").await;
+
+    let mut new = accept(&server).await;
+    for _ in &waiting {
+        let request = tokio::time::timeout(Duration::from_secs(10), new.request());
+        let (stream, _) = request.await.expect("each comes");
+        new.answer(stream, "from the new one").await;
+    }
+    for call in waiting {
+        assert_eq!(reply(call).await, "from the new one");
+    }
+    old.answer(processed, "from the old one").await;
+    assert_eq!(reply(first).await, "from the old one");
+}
+
+#[tokio::test]
 async fn a_second_goaway_with_a_lower_stream_gives_up_those_in_between() {
     let server = FrameServer::start().await;
     let conn = ClientConn::new(server.target()).unwrap();

@@ -23,6 +23,8 @@ pub const ENHANCE_YOUR_CALM: u32 = 11;
 pub const REFUSED_STREAM: u32 = 7;
 pub const CANCEL: u32 = 8;
 
+pub const MAX_CONCURRENT_STREAMS: u16 = 3;
+
 #[derive(Debug)]
 pub struct Frame {
     pub kind: u8,

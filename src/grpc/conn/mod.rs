@@ -8,6 +8,7 @@ mod happy_eyeballs;
 mod request_body;
 mod service;
 pub(crate) mod shared;
+mod slots;
 mod state;
 mod tap;
 pub(crate) mod tls;

@@ -111,18 +111,50 @@ pub(super) struct Lease {
     pub(super) call: CallGuard,
 }
 
-/// One call on a link. It also is a handle of the connection: what it belongs to stays open.
+/// One call on a link, or one that waits for a slot of it. It also is a handle of the connection: what it belongs to stays
+/// open.
 pub(super) struct CallGuard {
     pub(super) owner: Arc<Shared>,
     pub(super) link: Arc<Link>,
+    /// Whether it has one of the link's slots.
+    has_slot: bool,
     /// Of the attempt that this is, once there is one: ends with the call, if it is still being sent.
     pub(super) body: Option<Arc<CallBody>>,
+}
+
+impl CallGuard {
+    /// Waits for a slot, in order. False: the link is no longer the connection's current one. Cancel safe.
+    async fn take_slot(&mut self) -> bool {
+        if !self.link.slots.try_take() {
+            let mut news = self.owner.news();
+            let slot = self.link.slots.take();
+            tokio::pin!(slot);
+            // Looked at after the subscription: no change is missed.
+            while self.owner.is_current(&self.link) {
+                tokio::select! {
+                    biased;
+                    () = &mut slot => {
+                        self.has_slot = true;
+                        return true;
+                    }
+                    // The sender is in `owner`: no error.
+                    _ = news.changed() => {}
+                }
+            }
+            return false;
+        }
+        self.has_slot = true;
+        true
+    }
 }
 
 impl Drop for CallGuard {
     fn drop(&mut self) {
         if let Some(body) = &self.body {
             body.end_attempt();
+        }
+        if self.has_slot {
+            self.link.slots.give_back();
         }
         self.link.end_call();
     }
@@ -204,9 +236,18 @@ impl Shared {
     ///
     /// Cancel safe: nothing is taken before it returns, and the dial goes on without the caller.
     pub(super) async fn lease(self: &Arc<Self>, wait_for_ready: bool) -> Result<Lease, Error> {
-        if wait_for_ready {
-            return self.lease_when_ready().await;
+        loop {
+            let mut lease = match wait_for_ready {
+                true => self.lease_when_ready().await?,
+                false => self.lease_or_failure().await?,
+            };
+            if lease.call.take_slot().await {
+                return Ok(lease);
+            }
         }
+    }
+
+    async fn lease_or_failure(self: &Arc<Self>) -> Result<Lease, Error> {
         for _ in 0..MAX_WAITS {
             let seen = match self.try_lease(None) {
                 Found::Lease(lease) => return Ok(lease),
@@ -259,7 +300,7 @@ impl Shared {
             Phase::Ready(Transport { send, link }) => {
                 link.begin_call();
                 let (owner, link) = (Arc::clone(self), Arc::clone(link));
-                let call = CallGuard { owner, link, body: None };
+                let call = CallGuard { owner, link, has_slot: false, body: None };
                 Found::Lease(Lease { send: send.clone(), call })
             }
             Phase::Shutdown(error) => Found::Failed(error.clone()),
@@ -369,6 +410,10 @@ impl Shared {
     }
 
     // ── the end of a link ──
+
+    fn is_current(&self, link: &Link) -> bool {
+        matches!(&self.inner.lock().phase, Phase::Ready(transport) if transport.link.id == link.id)
+    }
 
     /// The link takes no more calls: if it was the current one, the connection is Idle.
     pub(super) fn link_down(&self, id: u64, why: &str) {

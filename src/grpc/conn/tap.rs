@@ -2,7 +2,8 @@
 //!
 //! hyper tells when its own preface is written, not when the server has answered, and says nothing of a GOAWAY
 //! while streams are open. Both are plain to see in the 9-byte headers of the frames that come in (RFC 9113,
-//! section 4.1), so the tap watches for two of them: the first SETTINGS, and a GOAWAY.
+//! section 4.1), so the tap watches for two of them: SETTINGS, the first of which makes the connection Ready and any of which
+//! may say how many streams it carries, and GOAWAY.
 //!
 //! The tap also is the one place that can end a socket whatever hyper is waiting for: [`Link::kill`] makes
 //! each read and write fail from then on, hyper gives up the connection, and the socket closes.
@@ -25,6 +26,7 @@ use crate::primitive::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::primitive::{Arc, Mutex, OnceLock, Weak};
 
 use super::shared::Shared;
+use super::slots::Slots;
 
 /// How far a socket is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,9 +55,11 @@ pub(crate) struct Link {
     doomed: AtomicBool,
     /// The task that polls the socket, for `kill`. hyper polls reading and writing from one task.
     waker: AtomicWaker,
-    /// Calls that run on this socket, up to the end of their response bodies. Raised under the owner's lock, so
-    /// that under it a zero stays zero.
+    /// Calls that run on this socket or wait for a slot of it, up to the end of their response bodies. Raised under the
+    /// owner's lock, so that under it a zero stays zero.
     calls: AtomicUsize,
+    /// The streams that it may carry.
+    pub(crate) slots: Slots,
     /// When the last call ended, in ms since `born`.
     last_call: AtomicU64,
     born: Instant,
@@ -75,6 +79,7 @@ impl Link {
             doomed: AtomicBool::new(false),
             waker: AtomicWaker::new(),
             calls: AtomicUsize::new(0),
+            slots: Slots::new(),
             last_call: AtomicU64::new(0),
             born: Instant::now(),
             end: OnceLock::new(),
@@ -160,8 +165,16 @@ impl Link {
         self.born.elapsed().as_millis() as u64
     }
 
-    fn on_settings(&self) {
-        self.advance(LinkPhase::Open);
+    fn on_settings(&self, settings: Settings) {
+        match settings.max_streams {
+            Some(most) => self.slots.set_limit(most),
+            // RFC 9113, section 6.5.2: without a word there is no limit.
+            None if settings.first => self.slots.set_limit(u32::MAX),
+            None => {}
+        }
+        if settings.first {
+            self.advance(LinkPhase::Open);
+        }
     }
 
     fn on_goaway(&self, goaway: GoAway) {
@@ -254,7 +267,7 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Tap<Io> {
             }
         }
         this.frames.read(&buf.filled()[before..], |event| match event {
-            Event::Settings => link.on_settings(),
+            Event::Settings(settings) => link.on_settings(settings),
             Event::GoAway(goaway) => link.on_goaway(goaway),
         });
         Poll::Ready(Ok(()))
@@ -294,9 +307,16 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Tap<Io> {
 /// What the tap looks for.
 #[derive(Debug, PartialEq, Eq)]
 enum Event {
-    /// The connection's first frame is a SETTINGS frame, as it must be, and all of it has arrived.
-    Settings,
+    /// All of a SETTINGS frame of the server's has arrived that is the connection's first frame, as it must be, or has
+    /// something in it for us.
+    Settings(Settings),
     GoAway(GoAway),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Settings {
+    first: bool,
+    max_streams: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -311,6 +331,9 @@ const TYPE_GOAWAY: u8 = 7;
 const GOAWAY_PAYLOAD: usize = 8;
 /// The flag of a SETTINGS frame that acknowledges one.
 const FLAG_ACK: u8 = 1;
+/// A setting: its identifier and its value.
+const SETTING: usize = 6;
+const MAX_CONCURRENT_STREAMS: [u8; 2] = [0, 3];
 
 /// Reads frame headers out of a byte stream that is cut anywhere.
 ///
@@ -326,17 +349,23 @@ struct FrameReader {
     skip: usize,
     /// Whether a whole frame header has been read before.
     begun: bool,
-    /// What to tell when the current frame has been passed over.
-    settings: bool,
+    /// What to tell when the current frame, a SETTINGS frame, has been passed over.
+    settings: Option<Settings>,
+    /// The start of the setting that is being passed over, and how much of it has been.
+    setting: [u8; SETTING],
+    have_setting: usize,
 }
 
 impl FrameReader {
     fn read(&mut self, mut bytes: &[u8], mut tell: impl FnMut(Event)) {
         while !bytes.is_empty() {
             if self.skip > 0 {
-                let passed = self.skip.min(bytes.len());
-                self.skip -= passed;
-                bytes = &bytes[passed..];
+                let (passed, rest) = bytes.split_at(self.skip.min(bytes.len()));
+                self.skip -= passed.len();
+                bytes = rest;
+                if self.settings.is_some() {
+                    self.read_settings(passed);
+                }
                 if self.skip == 0 {
                     self.end_frame(&mut tell);
                 }
@@ -375,7 +404,8 @@ impl FrameReader {
         if self.is_goaway() {
             tell(Event::GoAway(GoAway { code: u32::from_be_bytes([a, b, c, d]) }));
         }
-        self.settings = !self.begun && self.is_server_preface();
+        self.settings = self.is_settings().then_some(Settings { first: !self.begun, max_streams: None });
+        self.have_setting = 0;
         self.begun = true;
         self.have = 0;
         if self.skip == 0 {
@@ -384,14 +414,34 @@ impl FrameReader {
     }
 
     /// SETTINGS on the connection itself, and no acknowledgement of ours.
-    fn is_server_preface(&self) -> bool {
+    fn is_settings(&self) -> bool {
         let [_, _, _, kind, flags, stream @ ..] = self.head;
         kind == TYPE_SETTINGS && flags & FLAG_ACK == 0 && stream.starts_with(&[0; 4])
     }
 
+    fn read_settings(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let (taken, rest) = bytes.split_at((SETTING - self.have_setting).min(bytes.len()));
+            self.setting[self.have_setting..][..taken.len()].copy_from_slice(taken);
+            self.have_setting += taken.len();
+            bytes = rest;
+            if self.have_setting < SETTING {
+                return;
+            }
+            self.have_setting = 0;
+            let [id @ .., a, b, c, d] = self.setting;
+            if let (MAX_CONCURRENT_STREAMS, Some(settings)) = (id, &mut self.settings) {
+                settings.max_streams = Some(u32::from_be_bytes([a, b, c, d]));
+            }
+        }
+    }
+
     fn end_frame(&mut self, tell: &mut impl FnMut(Event)) {
-        if std::mem::take(&mut self.settings) {
-            tell(Event::Settings);
+        match self.settings.take() {
+            Some(settings) if settings.first || settings.max_streams.is_some() => {
+                tell(Event::Settings(settings));
+            }
+            _ => {}
         }
     }
 }
@@ -415,6 +465,10 @@ mod tests {
         frame(TYPE_GOAWAY, &payload)
     }
 
+    fn settings(first: bool, max_streams: Option<u32>) -> Event {
+        Event::Settings(Settings { first, max_streams })
+    }
+
     fn read_in_pieces_of(piece: usize, bytes: &[u8]) -> Vec<Event> {
         let mut reader = FrameReader::default();
         let mut events = Vec::new();
@@ -432,8 +486,13 @@ mod tests {
         stream.extend(goaway(11, b"too_many_pings"));
         stream.extend(frame(6, &[0; 8]));
         stream.extend(goaway(0, b""));
-        let expected =
-            [Event::Settings, Event::GoAway(GoAway { code: 11 }), Event::GoAway(GoAway { code: 0 })];
+        stream.extend(frame(TYPE_SETTINGS, &[0, 3, 0, 0, 0, 9, 0, 4, 0, 1, 0, 0, 0, 3, 0, 0, 0, 7]));
+        let expected = [
+            settings(true, Some(100)),
+            Event::GoAway(GoAway { code: 11 }),
+            Event::GoAway(GoAway { code: 0 }),
+            settings(false, Some(7)),
+        ];
         for piece in 1..=stream.len() {
             assert_eq!(read_in_pieces_of(piece, &stream), expected, "in pieces of {piece}");
         }
@@ -451,7 +510,8 @@ mod tests {
     fn settings_count_only_when_they_are_whole_and_no_acknowledgement() {
         let whole = frame(TYPE_SETTINGS, &[0, 3, 0, 0, 0, 100]);
         assert_eq!(read_in_pieces_of(1, &whole[..whole.len() - 1]), []);
-        assert_eq!(read_in_pieces_of(1, &whole), [Event::Settings]);
+        assert_eq!(read_in_pieces_of(1, &whole), [settings(true, Some(100))]);
+        assert_eq!(read_in_pieces_of(1, &frame(TYPE_SETTINGS, &[])), [settings(true, None)]);
         let mut ack = frame(TYPE_SETTINGS, &[]);
         ack[4] = FLAG_ACK;
         ack.extend(frame(TYPE_SETTINGS, &[]));
