@@ -17,6 +17,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     // second floor: the pools
     ("sync_pool", &["primitive", "local", "stats", "tide"]),
     ("grpc", &["primitive", "stats"]),
+    ("grpc/stream_pool", &["primitive"]),
     ("grpc/client_pool", &["primitive", "stats", "tide", "sync_pool"]),
 ];
 

@@ -196,6 +196,11 @@ impl Options {
         Options { target, tls: None, user_agent: None, tuning: Tuning::new(backoff) }
     }
 
+    /// The same options for another target.
+    pub(crate) fn for_target(&self, target: &str) -> Self {
+        Options { target: target.to_owned(), ..self.clone() }
+    }
+
     pub(crate) fn check(self) -> Result<Settings, Error> {
         let target = Target::parse(&self.target)?;
         let tls = match (target.tls, self.tls) {

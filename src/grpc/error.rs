@@ -82,6 +82,16 @@ pub enum Error {
         /// What the caller had allowed.
         timeout: Duration,
     },
+    /// A [`StreamPool`](super::StreamPool) has as many connections to the address as it may have, all their streams are taken, and it is
+    /// told not to [wait](super::Overflow). Status code `ResourceExhausted`.
+    #[non_exhaustive]
+    Exhausted {
+        /// The address, as it was given.
+        target: Arc<str>,
+    },
+    /// There is no address in the set that a [`BalancedChannel`](super::BalancedChannel) has to choose from. Status code
+    /// `Unavailable`.
+    NoAddresses,
     /// The connection, or its pool, was closed on this side. Status code `Cancelled`, as in grpc-go.
     Closed,
     /// There is no tokio runtime here to dial on. Status code `FailedPrecondition`.
@@ -155,7 +165,8 @@ impl Error {
             Error::InvalidTarget { .. } | Error::InvalidConfig { .. } | Error::NoRuntime => {
                 Code::FailedPrecondition
             }
-            Error::Dial { .. } | Error::NotProcessed { .. } => Code::Unavailable,
+            Error::Dial { .. } | Error::NotProcessed { .. } | Error::NoAddresses => Code::Unavailable,
+            Error::Exhausted { .. } => Code::ResourceExhausted,
             Error::Interrupted { source, .. } => interrupted_code(&**source),
             Error::DeadlineExceeded { .. } => Code::DeadlineExceeded,
             Error::Closed => Code::Cancelled,
@@ -221,6 +232,8 @@ impl fmt::Display for Error {
             Error::DeadlineExceeded { phase, timeout } => {
                 write!(f, "the call's deadline of {timeout:?} passed while {phase}")
             }
+            Error::Exhausted { target } => write!(f, "all streams to {target} are taken"),
+            Error::NoAddresses => f.write_str("there is no address to choose from"),
             Error::Closed => f.write_str("the connection is closed"),
             Error::NoRuntime => f.write_str("there is no tokio runtime to connect on"),
         }
@@ -235,7 +248,11 @@ impl StdError for Error {
             | Error::Dial { source, .. }
             | Error::NotProcessed { source, .. }
             | Error::Interrupted { source, .. } => Some(&**source),
-            Error::DeadlineExceeded { .. } | Error::Closed | Error::NoRuntime => None,
+            Error::DeadlineExceeded { .. }
+            | Error::Exhausted { .. }
+            | Error::NoAddresses
+            | Error::Closed
+            | Error::NoRuntime => None,
         }
     }
 }

@@ -15,15 +15,22 @@ use super::conn::ClientConn;
 use super::conn::gate::Gate;
 use super::conn::shared::Shared;
 use crate::primitive::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use crate::primitive::{Arc, Mutex, Weak};
+use crate::primitive::{Arc, Mutex, OnceLock, Weak};
 
 pub(crate) struct Group {
     pub(crate) gate: Gate,
     pub(crate) counters: Counters,
     limit: Option<Limit>,
     members: Mutex<Members>,
+    /// Who wants to know when a member's state or limit has changed.
+    watcher: OnceLock<Weak<dyn Watcher>>,
     /// Mirror of `members.closed`, for each put.
     closed: AtomicBool,
+}
+
+/// Told of its members' changes, with no lock held.
+pub(crate) trait Watcher: Send + Sync {
+    fn changed(self: Arc<Self>, member: u64);
 }
 
 struct Limit {
@@ -133,7 +140,19 @@ impl Group {
             limit,
             closed: AtomicBool::new(false),
             members: Mutex::new(Members::default()),
+            watcher: OnceLock::new(),
         })
+    }
+
+    /// At most once.
+    pub(crate) fn watch(&self, watcher: Weak<dyn Watcher>) {
+        let _ = self.watcher.set(watcher);
+    }
+
+    pub(crate) fn changed(&self, member: u64) {
+        if let Some(watcher) = self.watcher.get().and_then(Weak::upgrade) {
+            watcher.changed(member);
+        }
     }
 
     /// A place for one more socket; waits until a socket that is being closed is gone. Cancel safe.

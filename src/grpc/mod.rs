@@ -30,6 +30,7 @@ mod conn;
 mod error;
 mod global;
 mod group;
+mod stream_pool;
 mod target;
 mod trace;
 
@@ -41,3 +42,7 @@ pub use self::conn::{
 };
 pub use self::error::{CallPhase, DialPhase, Error, TargetError};
 pub use self::global::{AlreadyInitialized, get_client, init_client};
+pub use self::stream_pool::{
+    AddressStats, Addresses, BalancedChannel, ConnectionStats, Overflow, StreamChannel, StreamLease,
+    StreamPool, StreamPoolBuilder, StreamPoolStats,
+};

@@ -101,7 +101,8 @@ pub(crate) use self::blocking::*;
 /// For those who wait: none of it is on a path of a get or a put.
 #[cfg(not(cenote_loom))]
 mod blocking {
-    use std::sync::{MutexGuard, PoisonError, TryLockError};
+    pub(crate) use std::sync::PoisonError;
+    use std::sync::{MutexGuard, TryLockError};
     use std::thread::{self, ThreadId};
     use std::time::Duration;
 
@@ -160,6 +161,12 @@ mod blocking {
         run: impl FnOnce() + Send + 'static,
     ) -> std::io::Result<JoinHandle<()>> {
         thread::Builder::new().name(name.to_owned()).spawn(run)
+    }
+
+    /// At least one.
+    #[cfg(feature = "grpc")]
+    pub(crate) fn available_parallelism() -> usize {
+        thread::available_parallelism().map_or(1, usize::from)
     }
 
     pub(crate) fn current_thread() -> ThreadId {

@@ -3,9 +3,10 @@
 
 pub mod frames;
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use cenote_proto::greeter_server::{Greeter, GreeterServer};
@@ -28,6 +29,12 @@ pub struct Seen {
     pub cancelled: AtomicUsize,
     /// Clients that have no more to say in a chat, or whose stream was reset.
     pub chats_over: AtomicUsize,
+    /// Greetings at once.
+    pub running: AtomicUsize,
+    pub peak_running: AtomicUsize,
+    /// The same, for each connection.
+    running_on: Mutex<HashMap<usize, usize>>,
+    peak_on_one: AtomicUsize,
 }
 
 impl Seen {
@@ -39,6 +46,16 @@ impl Seen {
     }
     pub fn peak_open(&self) -> usize {
         self.peak_open.load(Ordering::SeqCst)
+    }
+    pub fn calls(&self) -> usize {
+        self.calls.load(Ordering::SeqCst)
+    }
+    pub fn peak_running(&self) -> usize {
+        self.peak_running.load(Ordering::SeqCst)
+    }
+    /// The most greetings that ran at once on one connection.
+    pub fn peak_on_one(&self) -> usize {
+        self.peak_on_one.load(Ordering::SeqCst)
     }
     pub fn cancelled(&self) -> usize {
         self.cancelled.load(Ordering::SeqCst)
@@ -56,6 +73,32 @@ pub fn greeter(name: &'static str) -> GreeterServer<Greeting> {
     GreeterServer::new(Greeting { seen: Arc::default(), name })
 }
 
+/// One greeting under way, on one connection.
+struct Running(Arc<Seen>, usize);
+
+impl Running {
+    fn begin<T>(seen: &Arc<Seen>, request: &Request<T>) -> Self {
+        let connection = request.extensions().get::<ConnectionNumber>().map_or(0, |number| number.0);
+        let now = seen.running.fetch_add(1, Ordering::SeqCst) + 1;
+        seen.peak_running.fetch_max(now, Ordering::SeqCst);
+        let mut running_on = seen.running_on.lock().unwrap();
+        let on_this = running_on.entry(connection).or_default();
+        *on_this += 1;
+        seen.peak_on_one.fetch_max(*on_this, Ordering::SeqCst);
+        Running(Arc::clone(seen), connection)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::SeqCst);
+        *self.0.running_on.lock().unwrap().entry(self.1).or_default() -= 1;
+    }
+}
+
+#[derive(Clone, Copy)]
+struct ConnectionNumber(usize);
+
 struct Unanswered(Option<Arc<Seen>>);
 
 impl Drop for Unanswered {
@@ -70,6 +113,7 @@ impl Drop for Unanswered {
 impl Greeter for Greeting {
     async fn say_hello(&self, request: Request<HelloRequest>) -> Result<Response<HelloReply>, Status> {
         self.seen.calls.fetch_add(1, Ordering::SeqCst);
+        let _running = Running::begin(&self.seen, &request);
         let mut unanswered = Unanswered(Some(Arc::clone(&self.seen)));
         let HelloRequest { name, delay_ms } = request.into_inner();
         if delay_ms > 0 {
@@ -140,7 +184,7 @@ pub struct TonicServer {
 }
 
 /// A socket that counts itself among the open ones.
-struct Counted(TcpStream, Arc<Seen>);
+struct Counted(TcpStream, Arc<Seen>, usize);
 
 impl Drop for Counted {
     fn drop(&mut self) {
@@ -181,8 +225,10 @@ impl tokio::io::AsyncWrite for Counted {
 }
 
 impl tonic::transport::server::Connected for Counted {
-    type ConnectInfo = ();
-    fn connect_info(&self) {}
+    type ConnectInfo = ConnectionNumber;
+    fn connect_info(&self) -> ConnectionNumber {
+        ConnectionNumber(self.2)
+    }
 }
 
 impl TonicServer {
@@ -216,10 +262,10 @@ impl TonicServer {
         let incoming = TcpListenerStream::new(listener).map(move |socket| {
             let socket = socket?;
             socket.set_nodelay(true)?;
-            counting.accepted.fetch_add(1, Ordering::SeqCst);
+            let number = counting.accepted.fetch_add(1, Ordering::SeqCst);
             let open = counting.open.fetch_add(1, Ordering::SeqCst) + 1;
             counting.peak_open.fetch_max(open, Ordering::SeqCst);
-            Ok::<_, std::io::Error>(Counted(socket, Arc::clone(&counting)))
+            Ok::<_, std::io::Error>(Counted(socket, Arc::clone(&counting), number))
         });
         let (graceful, stop) = oneshot::channel::<()>();
         let greeter = GreeterServer::new(Greeting { seen: Arc::clone(&seen), name });
@@ -368,6 +414,15 @@ pub fn cause(status: &Status) -> &cenote::grpc::Error {
     std::error::Error::source(status)
         .and_then(|source| source.downcast_ref())
         .unwrap_or_else(|| panic!("no cause of ours in {status:?}"))
+}
+
+/// Whether the call ended because its socket did. A tonic server that takes leave closes while the client's last frames are
+/// still on their way; the system answers those with a reset, and what the client has not read yet is lost.
+pub fn socket_broke(status: &Status) -> bool {
+    let first = Some(status as &(dyn std::error::Error + 'static));
+    std::iter::successors(first, |error| error.source()).any(|error| {
+        error.is::<std::io::Error>() || error.downcast_ref::<h2::Error>().is_some_and(h2::Error::is_io)
+    })
 }
 
 /// Waits, on the real clock, for something another thread does. Panics after ten seconds.

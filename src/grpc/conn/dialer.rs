@@ -302,8 +302,7 @@ async fn establish(
     };
     match phase {
         LinkPhase::Open => Ok((send, conn)),
-        LinkPhase::Draining => Err("the server sent GOAWAY at once".into()),
-        // Ended or closed.
+        // Draining, ended or closed.
         _ => Err(link.why_closed().into()),
     }
 }

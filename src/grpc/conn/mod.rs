@@ -6,7 +6,7 @@ mod dialer;
 pub(crate) mod gate;
 mod happy_eyeballs;
 mod request_body;
-mod service;
+pub(in crate::grpc) mod service;
 pub(crate) mod shared;
 mod slots;
 mod state;

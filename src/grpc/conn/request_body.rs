@@ -5,6 +5,10 @@
 //! small enough, and until the response begins. hyper gets a [`RequestBody`], a handle for one attempt; the body itself stays in
 //! the [`CallBody`] that all attempts share.
 //!
+//! *Left or not*: hyper asks for the body of a request only when its head has gone to the connection. When the server takes leave
+//! in between, hyper drops the request without a word, and h2 resets its stream if that had begun. So of an attempt whose
+//! body was never asked for no message has left, and a server cannot have acted on it, though it may have seen a head.
+//!
 //! *Ends*: hyper goes on sending a request's stream after the caller has dropped the response: for HTTP that is right, for a
 //! gRPC call it is not, which is over when its response is. So an attempt that is [over](CallBody::end_attempt) has a
 //! body that fails with CANCEL, unless it has ended, and hyper resets the stream with that.
@@ -17,7 +21,7 @@ use futures_util::task::AtomicWaker;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tonic::body::Body;
 
-use crate::primitive::atomic::{AtomicU32, Ordering};
+use crate::primitive::atomic::{AtomicBool, AtomicU32, Ordering};
 use crate::primitive::{Arc, Mutex};
 
 /// What the attempts of one call share.
@@ -25,6 +29,8 @@ use crate::primitive::{Arc, Mutex};
 pub(super) struct CallBody {
     /// The attempt that may send; the handles of others fail.
     attempt: AtomicU32,
+    /// Whether that attempt's body has been asked for.
+    asked_for: AtomicBool,
     /// The task that sends the body.
     sender: AtomicWaker,
     /// Only the attempts of this one call come here, one at a time but for the moment in which one takes over; so it may be
@@ -57,6 +63,7 @@ impl CallBody {
         let source = Source { body, ended: false, sent: Some(Vec::new()), room: limit };
         let call = Arc::new(CallBody {
             attempt: AtomicU32::new(0),
+            asked_for: AtomicBool::new(false),
             sender: AtomicWaker::new(),
             source: Mutex::new(source),
         });
@@ -68,7 +75,15 @@ impl CallBody {
     pub(super) fn begin_attempt(self: &Arc<Self>) -> Option<RequestBody> {
         self.source.lock().sent.as_ref()?;
         let attempt = self.attempt.load(Ordering::Acquire);
+        // Relaxed: hyper gets the attempt after this, by way of a channel.
+        self.asked_for.store(false, Ordering::Relaxed);
         Some(RequestBody { call: Arc::clone(self), attempt, position: 0 })
+    }
+
+    /// Whether no message of the attempt, which hyper has given up, has left. A request without any is whole with its head.
+    pub(super) fn has_not_left(&self) -> bool {
+        // Acquire: pairs with the Release in `poll_frame`.
+        !self.asked_for.load(Ordering::Acquire) && !self.source.lock().is_at_end(0)
     }
 
     /// Cancels what the attempt is still sending.
@@ -138,8 +153,13 @@ impl HttpBody for RequestBody {
         let cancelled = || Poll::Ready(Some(Err(h2::Error::from(h2::Reason::CANCEL).into())));
         let mut source = call.source.lock();
         // Under the lock: the next attempt's frames are not this one's.
-        if is_over() && !source.is_at_end(self.position) {
-            return cancelled();
+        if is_over() {
+            if !source.is_at_end(self.position) {
+                return cancelled();
+            }
+        } else {
+            // Release: pairs with the Acquire in `has_not_left`.
+            call.asked_for.store(true, Ordering::Release);
         }
         if let Poll::Ready(frame) = source.poll_frame(self.position, cx) {
             self.position += 1;

@@ -19,8 +19,8 @@ use tower_service::Service;
 use super::ClientConn;
 use super::request_body::CallBody;
 use super::shared::{CallGuard, Lease};
-use super::state::ConnectivityState;
-use crate::grpc::config::Settings;
+use super::tap::LinkPhase;
+use crate::grpc::config::{Settings, Tuning};
 use crate::grpc::error::{CallPhase, Error, NotProcessed, not_processed};
 use crate::primitive::Arc;
 use crate::primitive::atomic::{AtomicBool, Ordering};
@@ -79,17 +79,45 @@ impl Service<Request<Body>> for ClientConn {
     }
 
     fn call(&mut self, request: Request<Body>) -> ResponseFuture {
-        ResponseFuture(Box::pin(call(self.clone(), request)))
+        ResponseFuture::new(self.clone(), request)
     }
 }
 
-async fn call(conn: ClientConn, mut request: Request<Body>) -> Result<Response<ResponseBody>, Status> {
-    let settings = conn.shared.settings.as_ref().map_err(Error::clone)?;
-    address(settings, &mut request);
+/// Where a call gets its connection from, for each attempt to send it.
+pub(in crate::grpc) trait Source: Send + Sync {
+    /// What holds for the calls of this source.
+    fn tuning(&self) -> Result<&Tuning, Error>;
+
+    /// A connection with room for one more stream, and what the request must be made to fit. Cancel safe.
+    fn lease(
+        &mut self,
+        wait_for_ready: bool,
+    ) -> impl Future<Output = Result<(Lease, Arc<Settings>), Error>> + Send;
+}
+
+impl Source for ClientConn {
+    fn tuning(&self) -> Result<&Tuning, Error> {
+        self.shared.settings.as_ref().map(|settings| &settings.tuning).map_err(Error::clone)
+    }
+
+    async fn lease(&mut self, wait_for_ready: bool) -> Result<(Lease, Arc<Settings>), Error> {
+        let settings = self.shared.settings.as_ref().map_err(Error::clone)?;
+        Ok((self.shared.lease(wait_for_ready).await?, Arc::clone(settings)))
+    }
+}
+
+impl ResponseFuture {
+    /// The call, to the end of the response's head.
+    pub(in crate::grpc) fn new(source: impl Source + 'static, request: Request<Body>) -> Self {
+        ResponseFuture(Box::pin(call(source, request)))
+    }
+}
+
+async fn call(mut source: impl Source, mut request: Request<Body>) -> Result<Response<ResponseBody>, Status> {
     let own_patience = request.extensions_mut().remove::<WaitForReady>();
-    let patience = own_patience.unwrap_or(WaitForReady(settings.tuning.wait_for_ready));
+    let patience = own_patience.unwrap_or(WaitForReady(source.tuning()?.wait_for_ready));
     let Some(timeout) = grpc_timeout(request.headers()) else {
-        return Ok(exchange(&conn, request, patience, &AtomicBool::new(false)).await?);
+        return Ok(exchange(&mut source, request, patience, &AtomicBool::new(false)).await?);
     };
     // A clock needs a runtime.
     if Handle::try_current().is_err() {
@@ -99,9 +127,9 @@ async fn call(conn: ClientConn, mut request: Request<Body>) -> Result<Response<R
     let sent = AtomicBool::new(false);
     // A deadline beyond what the clock can count never passes.
     let Some(deadline) = start.checked_add(timeout) else {
-        return Ok(exchange(&conn, request, patience, &sent).await?);
+        return Ok(exchange(&mut source, request, patience, &sent).await?);
     };
-    match timeout_at(deadline, exchange(&conn, request, patience, &sent)).await {
+    match timeout_at(deadline, exchange(&mut source, request, patience, &sent)).await {
         Ok(response) => Ok(response?.map(|body| body.until(deadline, timeout))),
         Err(_) => {
             let phase = if sent.load(Ordering::Relaxed) { CallPhase::Response } else { CallPhase::Connect };
@@ -110,23 +138,27 @@ async fn call(conn: ClientConn, mut request: Request<Body>) -> Result<Response<R
     }
 }
 
-/// Sends the request on the current connection, and again when it is certain that it was not processed: it came back unsent,
-/// the server refused it, or took leave without it.
+/// Sends the request on a connection, and again when it is certain that it was not processed: it came back unsent, the server
+/// refused it, or took leave without it.
 async fn exchange(
-    conn: &ClientConn,
+    source: &mut impl Source,
     request: Request<Body>,
     WaitForReady(wait_for_ready): WaitForReady,
     sent: &AtomicBool,
 ) -> Result<Response<ResponseBody>, Error> {
-    let limit = conn.shared.settings.as_ref().map_err(Error::clone)?.tuning.resend_buffer;
-    let (head, body) = request.into_parts();
+    let limit = source.tuning()?.resend_buffer;
+    let (mut head, body) = request.into_parts();
+    let path = std::mem::take(&mut head.uri).into_parts().path_and_query;
+    let own_agent = head.headers.get(USER_AGENT).cloned();
     let kept = (limit > 0).then(|| head.clone());
     let (body, first) = CallBody::new(body, limit);
     let mut request = Request::from_parts(head, first);
     let (mut resends, mut refusals) = (0, 0);
     loop {
         sent.store(false, Ordering::Relaxed);
-        let Lease { mut send, mut call } = conn.shared.lease(wait_for_ready).await?;
+        let (Lease { mut send, mut call }, settings) = source.lease(wait_for_ready).await?;
+        *request.uri_mut() = settings.uri(path.clone());
+        request.headers_mut().insert(USER_AGENT, user_agent(own_agent.as_ref(), &settings.user_agent));
         call.body = Some(Arc::clone(&body));
         sent.store(true, Ordering::Relaxed);
         let mut error = match send.try_send_request(request).await {
@@ -138,18 +170,23 @@ async fn exchange(
         };
         let unsent = error.take_message();
         let error = error.into_error();
-        if conn.state() == ConnectivityState::Shutdown && call.link.is_killed() {
+        if call.was_cut() {
             return Err(Error::Closed);
         }
         let head = match unsent {
             Some(unsent) => {
                 // hyper knows before the tap does that this link takes no more requests.
-                conn.shared.link_down(call.link.id, "hyper gave a request back");
+                call.owner.link_down(call.link.id, "hyper gave a request back");
                 Some(unsent.into_parts().0)
             }
             None => {
                 match not_processed(&error) {
-                    None => return Err(Error::interrupted(CallPhase::Response, error)),
+                    // hyper drops what it has taken and not sent, when the link takes no more.
+                    None if call.link.phase() != LinkPhase::Open && body.has_not_left() => {}
+                    None => {
+                        call.tell_failure();
+                        return Err(Error::interrupted(CallPhase::Response, error));
+                    }
                     Some(NotProcessed::Refused) => refusals += 1,
                     Some(NotProcessed::AfterGoaway) => {}
                 }
@@ -168,15 +205,9 @@ async fn exchange(
     }
 }
 
-/// Makes the request one to this target: scheme, authority and user agent.
-fn address(settings: &Settings, request: &mut Request<Body>) {
-    let path = std::mem::take(request.uri_mut()).into_parts().path_and_query;
-    *request.uri_mut() = settings.uri(path);
-    let agent = match request.headers().get(USER_AGENT) {
-        None => settings.user_agent.clone(),
-        Some(own) => joined(own, &settings.user_agent),
-    };
-    request.headers_mut().insert(USER_AGENT, agent);
+/// The connection's own, behind what the request came with.
+fn user_agent(request: Option<&HeaderValue>, ours: &HeaderValue) -> HeaderValue {
+    request.map_or_else(|| ours.clone(), |own| joined(own, ours))
 }
 
 fn joined(own: &HeaderValue, ours: &HeaderValue) -> HeaderValue {
@@ -249,9 +280,10 @@ impl Live {
     }
 
     fn interrupted(&self, error: hyper::Error) -> Error {
-        if self.call.owner.state() == ConnectivityState::Shutdown && self.call.link.is_killed() {
+        if self.call.was_cut() {
             return Error::Closed;
         }
+        self.call.tell_failure();
         Error::interrupted(CallPhase::Body, error)
     }
 }

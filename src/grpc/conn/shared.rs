@@ -106,9 +106,22 @@ pub(super) struct Transport {
 }
 
 /// A transport with one call counted on it.
-pub(super) struct Lease {
+pub(in crate::grpc) struct Lease {
     pub(super) send: SendRequest<RequestBody>,
     pub(super) call: CallGuard,
+}
+
+impl Lease {
+    /// Held until the call is over, the response's body included.
+    pub(in crate::grpc) fn hold(&mut self, ticket: Arc<dyn Ticket>) {
+        self.call.ticket = Some(ticket);
+    }
+}
+
+/// What a pool gives a call to hold.
+pub(in crate::grpc) trait Ticket: Send + Sync {
+    /// The connection broke the call off.
+    fn failed(&self);
 }
 
 /// One call on a link, or one that waits for a slot of it. It also is a handle of the connection: what it belongs to stays
@@ -120,9 +133,21 @@ pub(super) struct CallGuard {
     has_slot: bool,
     /// Of the attempt that this is, once there is one: ends with the call, if it is still being sent.
     pub(super) body: Option<Arc<CallBody>>,
+    ticket: Option<Arc<dyn Ticket>>,
 }
 
 impl CallGuard {
+    /// Whether the connection was closed on this side, and the call with it.
+    pub(super) fn was_cut(&self) -> bool {
+        self.owner.state() == ConnectivityState::Shutdown && self.link.is_killed()
+    }
+
+    pub(super) fn tell_failure(&self) {
+        if let Some(ticket) = &self.ticket {
+            ticket.failed();
+        }
+    }
+
     /// Waits for a slot, in order. False: the link is no longer the connection's current one. Cancel safe.
     async fn take_slot(&mut self) -> bool {
         if !self.link.slots.try_take() {
@@ -220,8 +245,15 @@ impl Shared {
         });
         if before != news.state {
             trace_event!("connectivity changed", target = self.target(), from = before, to = news.state);
+            self.tell_group();
         }
         result
+    }
+
+    fn tell_group(&self) {
+        if let Some((group, id)) = &self.group {
+            group.changed(*id);
+        }
     }
 
     pub(in crate::grpc) fn target(&self) -> &str {
@@ -235,7 +267,7 @@ impl Shared {
     /// With `wait_for_ready` no failure to connect ends it.
     ///
     /// Cancel safe: nothing is taken before it returns, and the dial goes on without the caller.
-    pub(super) async fn lease(self: &Arc<Self>, wait_for_ready: bool) -> Result<Lease, Error> {
+    pub(in crate::grpc) async fn lease(self: &Arc<Self>, wait_for_ready: bool) -> Result<Lease, Error> {
         loop {
             let mut lease = match wait_for_ready {
                 true => self.lease_when_ready().await?,
@@ -245,6 +277,14 @@ impl Shared {
                 return Ok(lease);
             }
         }
+    }
+
+    /// A lease, if it is Ready, and for as long as it is the same link.
+    ///
+    /// Cancel safe.
+    pub(in crate::grpc) async fn lease_if_ready(self: &Arc<Self>) -> Option<Lease> {
+        let Found::Lease(mut lease) = self.try_lease(None) else { return None };
+        lease.call.take_slot().await.then_some(lease)
     }
 
     async fn lease_or_failure(self: &Arc<Self>) -> Result<Lease, Error> {
@@ -300,7 +340,7 @@ impl Shared {
             Phase::Ready(Transport { send, link }) => {
                 link.begin_call();
                 let (owner, link) = (Arc::clone(self), Arc::clone(link));
-                let call = CallGuard { owner, link, has_slot: false, body: None };
+                let call = CallGuard { owner, link, has_slot: false, body: None, ticket: None };
                 Found::Lease(Lease { send: send.clone(), call })
             }
             Phase::Shutdown(error) => Found::Failed(error.clone()),
@@ -319,7 +359,7 @@ impl Shared {
     }
 
     /// Makes sure that a dial is under way, if one is due: on the runtime of the caller.
-    pub(super) fn dial(self: &Arc<Self>) -> Result<(), Error> {
+    pub(in crate::grpc) fn dial(self: &Arc<Self>) -> Result<(), Error> {
         let settings = self.settings.as_ref().map_err(Error::clone)?;
         let runtime = Handle::try_current().map_err(|_| Error::NoRuntime)?;
         let begin = self.update(|inner| {
@@ -409,6 +449,27 @@ impl Shared {
         });
     }
 
+    /// Its server's limit of streams has changed.
+    pub(super) fn limit_changed(&self) {
+        self.tell_group();
+    }
+
+    /// How many streams its server takes, while it is Ready.
+    pub(in crate::grpc) fn stream_limit(&self) -> Option<u32> {
+        match &self.inner.lock().phase {
+            Phase::Ready(transport) => Some(transport.link.slots.limit()),
+            _ => None,
+        }
+    }
+
+    /// Why it is in TransientFailure or Shutdown.
+    pub(in crate::grpc) fn failure(&self) -> Option<Error> {
+        match &self.inner.lock().phase {
+            Phase::Failed(error) | Phase::Shutdown(error) => Some(error.clone()),
+            _ => None,
+        }
+    }
+
     // ── the end of a link ──
 
     fn is_current(&self, link: &Link) -> bool {
@@ -478,7 +539,7 @@ impl Shared {
         }
     }
 
-    pub(super) fn close(&self) {
+    pub(in crate::grpc) fn close(&self) {
         let grace = self.settings.as_ref().map_or(Duration::ZERO, |settings| settings.tuning.close_grace);
         self.shut_down(if grace.is_zero() { Running::IsCut } else { Running::HasGrace });
     }

@@ -63,7 +63,7 @@ pub(crate) struct Link {
     /// When the last call ended, in ms since `born`.
     last_call: AtomicU64,
     born: Instant,
-    /// What the socket's last read said, if it was the end.
+    /// A GOAWAY, or what the socket's last read said, if it was the end: whichever came first.
     end: OnceLock<io::Error>,
     /// The place among the pool's sockets, where those are limited; given back with the socket, or at GOAWAY.
     place: Mutex<Option<OwnedSemaphorePermit>>,
@@ -91,7 +91,7 @@ impl Link {
         self.owner.upgrade()
     }
 
-    /// Why a link closed that never came to be open.
+    /// Why a link is no good any more that never came to be used.
     pub(crate) fn why_closed(&self) -> io::Error {
         match self.end.get() {
             Some(end) => io::Error::new(end.kind(), end.to_string()),
@@ -174,14 +174,19 @@ impl Link {
         }
         if settings.first {
             self.advance(LinkPhase::Open);
+        } else if let Some(owner) = self.owner.upgrade() {
+            owner.limit_changed();
         }
     }
 
     fn on_goaway(&self, goaway: GoAway) {
+        let code = h2::Reason::from(goaway.code);
+        let why = format!("the server sent GOAWAY ({code:?})");
+        let _ = self.end.set(io::Error::new(io::ErrorKind::ConnectionReset, why.as_str()));
         if self.advance(LinkPhase::Draining) {
             // The pool may open another socket now, while this one's calls run out.
             self.give_place_back();
-            self.tell_owner(&format!("the server sent GOAWAY ({:?})", h2::Reason::from(goaway.code)));
+            self.tell_owner(&why);
         }
     }
 

@@ -1,0 +1,282 @@
+//! [`BalancedChannel`]: a set of addresses as one service.
+//!
+//! # Protocol
+//!
+//! * `Set::members` is what a call chooses from, and is replaced as a whole by [`Set::apply`], with what the feed told last. Each
+//!   member is counted in its address's `sets`, which keeps it connected.
+//! * The feed is polled by one task at most (`driven`), on the runtime of a call that found none; when that runtime ends, the
+//!   next call starts another, with the feed where it was. The task holds the set weakly.
+//! * Until the feed has told something, calls wait for it (`told`).
+
+use std::collections::HashSet;
+use std::fmt;
+use std::task::{Context, Poll};
+
+use crossbeam_utils::sync::ShardedLock;
+use futures_util::StreamExt;
+use http::{Request, Response};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tonic::Status;
+use tonic::body::Body;
+use tower_service::Service;
+
+use super::address::{Address, read, write};
+use super::addresses::{Addresses, Feed};
+use super::lease::LeaseSource;
+use super::{Inner, StreamPool};
+use crate::grpc::config::{Settings, Tuning};
+use crate::grpc::conn::service::Source;
+use crate::grpc::conn::shared::Lease;
+use crate::grpc::conn::{ResponseBody, ResponseFuture};
+use crate::grpc::error::{Error, with_causes};
+use crate::grpc::trace::trace_event;
+use crate::primitive::atomic::{AtomicBool, Ordering};
+use crate::primitive::{Arc, Weak};
+
+/// A set of addresses as one service for tonic's generated clients: each request goes to the one of two, drawn at random, that
+/// has fewer streams under way. Made by [`StreamPool::balance`].
+///
+/// Clones are the same set. It holds the pool. It needs a runtime for its calls, as others do; there it also follows
+/// the source of its addresses.
+///
+/// The choice of two is from M. Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing" (1996).
+#[derive(Clone)]
+pub struct BalancedChannel {
+    pool: StreamPool,
+    set: Arc<Set>,
+}
+
+struct Set {
+    members: ShardedLock<Vec<Arc<Address>>>,
+    /// `None` once the feed has ended.
+    feed: tokio::sync::Mutex<Option<Feed>>,
+    /// Whether a task polls `feed`.
+    driven: AtomicBool,
+    /// Whether the feed has told anything yet.
+    told: watch::Sender<bool>,
+}
+
+impl BalancedChannel {
+    pub(super) fn new(pool: StreamPool, addresses: Addresses) -> Self {
+        let set = Arc::new(Set {
+            members: ShardedLock::new(Vec::new()),
+            feed: tokio::sync::Mutex::new(Some(addresses.into_feed())),
+            driven: AtomicBool::new(false),
+            told: watch::Sender::new(false),
+        });
+        let channel = BalancedChannel { pool, set };
+        channel.follow();
+        channel
+    }
+
+    /// The addresses that are in the set now.
+    pub fn addresses(&self) -> Vec<String> {
+        read(&self.set.members).iter().map(|address| address.name.to_string()).collect()
+    }
+
+    /// Makes sure that the feed is followed, where there is a runtime.
+    fn follow(&self) {
+        if self.set.driven.load(Ordering::Relaxed) {
+            return;
+        }
+        let Ok(runtime) = Handle::try_current() else { return };
+        if !self.set.driven.swap(true, Ordering::AcqRel) {
+            let guard = Driving(Arc::downgrade(&self.set));
+            drop(runtime.spawn(follow(guard, Arc::downgrade(&self.pool.inner))));
+        }
+    }
+}
+
+impl fmt::Debug for BalancedChannel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BalancedChannel").field("addresses", &self.addresses()).finish_non_exhaustive()
+    }
+}
+
+/// Always ready: see [`StreamLease`](super::StreamLease).
+impl Service<Request<Body>> for BalancedChannel {
+    type Response = Response<ResponseBody>;
+    type Error = Status;
+    type Future = ResponseFuture;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> ResponseFuture {
+        self.follow();
+        ResponseFuture::new(BalancedSource { channel: self.clone() }, request)
+    }
+}
+
+/// Says that the feed is not polled any more.
+struct Driving(Weak<Set>);
+
+impl Drop for Driving {
+    fn drop(&mut self) {
+        if let Some(set) = self.0.upgrade() {
+            set.driven.store(false, Ordering::Release);
+        }
+    }
+}
+
+async fn follow(driving: Driving, pool: Weak<Inner>) {
+    let Some(mut told) = driving.0.upgrade().map(|set| set.told.subscribe()) else { return };
+    // The set is gone when the sender of `told` is.
+    let gone = async move { while told.changed().await.is_ok() {} };
+    tokio::select! {
+        () = gone => {}
+        () = follow_feed(&driving.0, &pool) => {}
+    }
+}
+
+async fn follow_feed(set: &Weak<Set>, pool: &Weak<Inner>) {
+    loop {
+        // The feed is taken out while it is polled, so that the set is not held; it comes back if the task is dropped.
+        let Some(mut lent) = set.upgrade().and_then(Lent::new) else { break };
+        let Some(news) = lent.next().await else {
+            lent.ended();
+            break;
+        };
+        drop(lent);
+        let (Some(set), Some(inner)) = (set.upgrade(), pool.upgrade()) else { return };
+        match news {
+            Ok(addresses) => set.apply(&StreamPool { inner }, addresses),
+            Err(error) => {
+                trace_event!("addresses not updated", error = with_causes(&*error));
+            }
+        }
+    }
+    // Nothing more will be told: let nobody start another task for it.
+    std::future::pending().await
+}
+
+/// The set's feed, on loan to the task that polls it.
+struct Lent {
+    set: Weak<Set>,
+    feed: Option<Feed>,
+}
+
+impl Lent {
+    fn new(set: Arc<Set>) -> Option<Self> {
+        let feed = set.feed.try_lock().ok()?.take()?;
+        Some(Lent { set: Arc::downgrade(&set), feed: Some(feed) })
+    }
+
+    async fn next(&mut self) -> Option<Result<Vec<String>, super::addresses::BoxError>> {
+        self.feed.as_mut()?.next().await
+    }
+
+    fn ended(mut self) {
+        self.feed = None;
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let (Some(set), Some(feed)) = (self.set.upgrade(), self.feed.take())
+            && let Ok(mut place) = set.feed.try_lock()
+        {
+            *place = Some(feed);
+        }
+    }
+}
+
+impl Set {
+    /// The set is these addresses from now on. Streams that run on others go on.
+    fn apply(&self, pool: &StreamPool, names: Vec<String>) {
+        let mut seen = HashSet::new();
+        let mut now = Vec::new();
+        for name in names {
+            if !seen.insert(name.clone()) {
+                continue;
+            }
+            match pool.find(&name) {
+                Ok(address) => now.push(address),
+                Err(error) => {
+                    trace_event!("address left out", address = name, error = with_causes(&error));
+                }
+            }
+        }
+        for address in &now {
+            address.sets.fetch_add(1, Ordering::Relaxed);
+            address.warm();
+        }
+        let before = std::mem::replace(&mut *write(&self.members), now);
+        for address in before {
+            address.sets.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.told.send_replace(true);
+    }
+
+    /// The better of two, of those that are not passed over. `tried` are the names that have failed this attempt.
+    fn choose(&self, tried: &[Arc<str>]) -> Option<Arc<Address>> {
+        let members = read(&self.members);
+        let untried = || members.iter().filter(|address| !tried.contains(&address.name));
+        let mut open: Vec<_> = untried().filter(|address| address.is_ready()).collect();
+        if open.is_empty() {
+            open = untried().filter(|address| !address.is_failing()).collect();
+        }
+        if open.is_empty() {
+            open = untried().collect();
+        }
+        if open.is_empty() {
+            return None;
+        }
+        let [one, other] = [0; 2].map(|_| open[fastrand::usize(..open.len())]);
+        Some(Arc::clone(if other.load() < one.load() { other } else { one }))
+    }
+}
+
+impl Drop for Set {
+    fn drop(&mut self) {
+        for address in read(&self.members).iter() {
+            address.sets.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// One request's way to a connection: another address for each attempt.
+struct BalancedSource {
+    channel: BalancedChannel,
+}
+
+impl Source for BalancedSource {
+    fn tuning(&self) -> Result<&Tuning, Error> {
+        Ok(&self.channel.pool.inner.config.template.tuning)
+    }
+
+    async fn lease(&mut self, wait_for_ready: bool) -> Result<(Lease, Arc<Settings>), Error> {
+        let set = &self.channel.set;
+        let mut told = set.told.subscribe();
+        if Handle::try_current().is_err() {
+            return Err(Error::NoRuntime);
+        }
+        // The sender is in `set`: no error.
+        let _ = told.wait_for(|told| *told).await;
+        let mut tried = Vec::new();
+        let mut last = Error::NoAddresses;
+        loop {
+            let Some(address) = set.choose(&tried) else {
+                if !wait_for_ready || matches!(last, Error::Closed) {
+                    return Err(last);
+                }
+                if tried.is_empty() {
+                    // An empty set, until the feed tells of another.
+                    let _ = told.changed().await;
+                }
+                tried.clear();
+                continue;
+            };
+            let name = Arc::clone(&address.name);
+            match LeaseSource::new(address).lease(false).await {
+                Ok(lease) => return Ok(lease),
+                Err(error) => {
+                    last = error;
+                    tried.push(name);
+                }
+            }
+        }
+    }
+}
