@@ -8,7 +8,7 @@ use cenote::grpc::{CallPhase, ClientConn, ConnectivityState, Error};
 use cenote_proto::greeter_client::GreeterClient;
 use cenote_proto::{HelloReply, HelloRequest};
 use support::frames::*;
-use support::{TonicServer, cause, hello, socket_broke};
+use support::{TonicServer, cause, hello, slow_hello, socket_broke};
 use tokio::task::JoinHandle;
 use tonic::{Code, Response, Status};
 
@@ -74,9 +74,11 @@ async fn a_request_above_a_goaways_last_stream_goes_to_the_next_connection_and_t
 }
 
 /// hyper may have taken a request and not sent it when it reads the GOAWAY; then it drops it, and says no more.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn no_call_is_lost_by_a_goaway_while_a_busy_connection_is_told_to_go_away_again_and_again() {
-    let server = TonicServer::start_with(|server| server.max_connection_age(Duration::from_millis(10)));
+    let server = TonicServer::start_with(|server| {
+        server.max_connection_age(Duration::from_millis(20)).max_concurrent_streams(5)
+    });
     let conn = ClientConn::new(server.target()).unwrap();
     let start = Instant::now();
     let callers: Vec<_> = (0..20)
@@ -84,7 +86,7 @@ async fn no_call_is_lost_by_a_goaway_while_a_busy_connection_is_told_to_go_away_
             let mut client = GreeterClient::new(conn.clone());
             tokio::spawn(async move {
                 while start.elapsed() < Duration::from_secs(2) {
-                    if let Err(status) = client.say_hello(hello("ada")).await {
+                    if let Err(status) = client.say_hello(slow_hello("ada", Duration::from_millis(3))).await {
                         assert!(socket_broke(&status), "{status:?}");
                     }
                 }

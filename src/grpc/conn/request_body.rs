@@ -192,7 +192,7 @@ mod tests {
 
     use super::*;
 
-    fn call(frames: &'static [&'static [u8]], limit: usize) -> (Arc<CallBody>, RequestBody) {
+    fn call_of(frames: &'static [&'static [u8]], limit: usize) -> (Arc<CallBody>, RequestBody) {
         let frames = frames.iter().map(|data| Ok::<_, tonic::Status>(Frame::data(Bytes::from_static(data))));
         CallBody::new(Body::new(StreamBody::new(iter(frames))), limit)
     }
@@ -208,7 +208,7 @@ mod tests {
 
     #[tokio::test]
     async fn another_attempt_sends_what_was_sent_and_what_was_not() {
-        let (call, mut first) = call(&[b"one, ", b"two, ", b"three"], 100);
+        let (call, mut first) = call_of(&[b"one, ", b"two, ", b"three"], 100);
         assert_eq!(next(&mut first).await.unwrap().unwrap(), "one, ");
         call.end_attempt();
         let mut second = call.begin_attempt().unwrap();
@@ -223,7 +223,7 @@ mod tests {
 
     #[tokio::test]
     async fn beyond_the_limit_the_beginning_is_lost_and_the_attempt_goes_on() {
-        let (call, mut first) = call(&[b"1234", b"5678", b"9"], 8);
+        let (call, mut first) = call_of(&[b"1234", b"5678", b"9"], 8);
         next(&mut first).await;
         next(&mut first).await;
         assert!(call.begin_attempt().is_some());
@@ -234,7 +234,7 @@ mod tests {
 
     #[tokio::test]
     async fn with_a_limit_of_nothing_a_body_that_was_not_begun_can_be_sent_again() {
-        let (call, first) = call(&[b"1"], 0);
+        let (call, first) = call_of(&[b"1"], 0);
         drop(first);
         call.end_attempt();
         let mut second = call.begin_attempt().unwrap();
@@ -243,8 +243,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_attempt_has_not_left_until_its_body_is_asked_for_and_one_without_messages_may_have() {
+        let (call, mut first) = call_of(&[b"1"], 10);
+        assert!(call.has_not_left());
+        next(&mut first).await;
+        assert!(!call.has_not_left());
+        call.end_attempt();
+        let _second = call.begin_attempt().unwrap();
+        let _ = next(&mut first).await;
+        assert!(call.has_not_left(), "the first says nothing of the second");
+        assert!(!CallBody::new(Body::empty(), 10).0.has_not_left());
+    }
+
+    #[tokio::test]
     async fn an_attempt_that_has_sent_all_ends_well_also_when_it_is_over() {
-        let (call, mut body) = call(&[b"1"], 10);
+        let (call, mut body) = call_of(&[b"1"], 10);
         next(&mut body).await;
         assert!(next(&mut body).await.is_none());
         call.settle();
