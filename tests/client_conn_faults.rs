@@ -90,6 +90,42 @@ async fn a_stream_that_is_reset_after_its_head_fails_in_the_body_and_disturbs_no
 }
 
 #[tokio::test]
+async fn a_response_of_http_alone_is_the_status_that_grpc_maps_it_to_and_the_connection_stays_ready() {
+    let server = FrameServer::start().await;
+    let conn = ClientConn::new(server.target()).unwrap();
+    let first = call(&conn, hello("ada"));
+    let mut wire = server.accept(&[]).await;
+    let (stream, _) = wire.request().await;
+    wire.answer(stream, "well").await;
+    first.await.unwrap().unwrap();
+    for (http, expected) in [
+        ("400", Code::Internal),
+        ("401", Code::Unauthenticated),
+        ("403", Code::PermissionDenied),
+        ("404", Code::Unimplemented),
+        ("429", Code::Unavailable),
+        ("500", Code::Unknown),
+        ("502", Code::Unavailable),
+        ("503", Code::Unavailable),
+        ("504", Code::Unavailable),
+    ] {
+        // HPACK: literals with the names of the static table, `:status` and `content-type`.
+        let head = [b"\x08\x03", http.as_bytes(), b"\x0f\x10\x09text/html"].concat();
+        // Of a page that is all there, and of one that goes on.
+        for last in [END_STREAM, 0] {
+            let call = call(&conn, hello("ada"));
+            let (stream, _) = wire.request().await;
+            wire.write(HEADERS, END_HEADERS, stream, &head).await;
+            wire.write(DATA, last, stream, b"<html>There is nobody here.</html>").await;
+            let status = call.await.unwrap().unwrap_err();
+            assert_eq!(status.code(), expected, "{http}: {status:?}");
+            assert!(status.message().contains(http), "{status:?}");
+        }
+    }
+    assert_eq!(conn.state(), ConnectivityState::Ready);
+}
+
+#[tokio::test]
 async fn with_no_streams_allowed_calls_wait_within_their_deadline_and_go_when_some_are() {
     let server = FrameServer::start().await;
     let conn = ClientConn::new(server.target()).unwrap();

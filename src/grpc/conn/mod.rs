@@ -56,6 +56,7 @@ use crate::primitive::Arc;
 /// sent because the connection was just lost goes out on the next one; so does one that the server refused, or that its
 /// GOAWAY does not cover, if no more than [64 KiB](ClientConnBuilder::resend_buffer) of it were sent. One that may have been
 /// processed is never sent twice. Errors are a [`tonic::Status`] with an [`Error`] as its source.
+/// A response of HTTP alone, say a proxy's 502, is the status that gRPC maps it to, without such a source.
 ///
 /// Cancel safe: a call that is dropped, or whose response body is dropped, resets its own stream, also one on which the
 /// client is still sending, and disturbs no other.

@@ -6,8 +6,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{HeaderMap, HeaderValue, USER_AGENT};
-use http::{Request, Response};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue, USER_AGENT};
+use http::{Request, Response, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::runtime::Handle;
@@ -26,7 +26,7 @@ use crate::primitive::Arc;
 use crate::primitive::atomic::{AtomicBool, Ordering};
 
 /// How often one request that was not processed, since its connection was just lost, is handed to the next one.
-const MAX_RESENDS: usize = 3;
+const MAX_RESENDS: usize = 16;
 
 /// How often one request is sent again that the server refused (REFUSED_STREAM), as gRPC has it: once.
 const MAX_REFUSALS: usize = 1;
@@ -164,6 +164,9 @@ async fn exchange(
         let mut error = match send.try_send_request(request).await {
             Ok(response) => {
                 body.settle();
+                if is_plain_http(&response) {
+                    return Ok(response.map(|_| ResponseBody::default()));
+                }
                 return Ok(response.map(|body| ResponseBody::new(body, call)));
             }
             Err(error) => error,
@@ -203,6 +206,15 @@ async fn exchange(
             _ => return Err(Error::NotProcessed { source: Arc::new(error) }),
         };
     }
+}
+
+/// Whether this is no response of a gRPC server but, say, a proxy's page about a server that it cannot reach. Without its text,
+/// which tonic would take for a broken message, tonic maps the HTTP status as gRPC prescribes ("HTTP to gRPC Status Code
+/// Mapping").
+fn is_plain_http<B>(response: &Response<B>) -> bool {
+    let kind = response.headers().get(CONTENT_TYPE);
+    response.status() != StatusCode::OK
+        && !kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
 }
 
 /// The connection's own, behind what the request came with.

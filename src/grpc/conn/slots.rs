@@ -121,7 +121,7 @@ mod tests {
         slots.set_limit(3);
         for left in (3..10).rev() {
             slots.give_back();
-            assert_eq!(slots.try_take(), false, "with {left} out");
+            assert!(!slots.try_take(), "with {left} out");
         }
         slots.give_back();
         assert!(slots.try_take());
