@@ -43,6 +43,7 @@
 //! | feature | what it adds | dependencies it brings |
 //! |---|---|---|
 //! | `grpc` | the module `grpc` | tokio, tonic (no default features), hyper, h2, rustls with ring, webpki-roots |
+//! | `channel` | `grpc::observe`, and `grpc` | tower, hyper-timeout, httparse; tonic's `channel`, hyper's HTTP/1 |
 //! | `native-roots` | `TlsConfig::native_roots` | rustls-native-certs |
 //! | `tracing` | events on dials, states and discards | tracing |
 //!

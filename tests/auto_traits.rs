@@ -82,8 +82,8 @@ fn guards_of_a_static_pool_go_everywhere() {
 
 mod grpc {
     use cenote::grpc::{
-        AlreadyInitialized, ClientConn, ClientConnBuilder, ClientPool, ClientPoolBuilder, ClientPoolStats,
-        ConnectivityState, Error, PooledConn, ResponseBody, ResponseFuture, TlsConfig,
+        AlreadyInitialized, ChannelObserver, ClientConn, ClientConnBuilder, ClientPool, ClientPoolBuilder,
+        ClientPoolStats, ConnectivityState, Error, PooledConn, ResponseBody, ResponseFuture, TlsConfig,
     };
     use tonic::Status;
     use tonic::body::Body;
@@ -93,6 +93,7 @@ mod grpc {
     use super::*;
 
     assert_impl_all!(ClientConn: Send, Sync, Unpin, Clone, std::fmt::Debug);
+    assert_impl_all!(ChannelObserver: Send, Sync, Unpin, Clone, std::fmt::Debug);
     assert_impl_all!(ClientPool: Send, Sync, Unpin, Clone, std::fmt::Debug);
     assert_impl_all!(PooledConn<'static>: Send, Sync, Unpin, std::fmt::Debug);
     // It can go back only once.

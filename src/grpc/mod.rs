@@ -22,7 +22,8 @@
 //! It tells no state; it counts as connected when its own preface is written, so a TCP listener that never says a
 //! word is 'connected'; and it dials without backoff, once for each request that waits. This module drives hyper's HTTP/2
 //! client itself and reads along in the frames that come in. Where a `Channel` is better: it takes any connector and
-//! balances over a list of endpoints, and a program with one server that is always there needs no more.
+//! balances over a list of endpoints, and a program with one server that is always there needs no more. Where it must stay,
+//! `observe` (feature `channel`) shows a part of its state.
 
 mod client_pool;
 mod config;
@@ -30,6 +31,8 @@ mod conn;
 mod error;
 mod global;
 mod group;
+#[cfg(feature = "channel")]
+mod observe;
 mod stream_pool;
 mod target;
 mod trace;
@@ -42,6 +45,9 @@ pub use self::conn::{
 };
 pub use self::error::{CallPhase, DialPhase, Error, TargetError};
 pub use self::global::{AlreadyInitialized, get_client, init_client};
+#[cfg(feature = "channel")]
+#[cfg_attr(docsrs, doc(cfg(feature = "channel")))]
+pub use self::observe::{ChannelObserver, observe};
 pub use self::stream_pool::{
     AddressStats, Addresses, BalancedChannel, ConnectionStats, Overflow, StreamChannel, StreamLease,
     StreamPool, StreamPoolBuilder, StreamPoolStats,

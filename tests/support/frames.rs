@@ -64,6 +64,13 @@ impl FrameServer {
         wire.socket.read_exact(&mut preface).await.unwrap();
         wire
     }
+
+    /// The next connection, with the client's preface read and nothing said.
+    pub async fn accept_in_silence(&self) -> Wire {
+        let (mut socket, _) = self.0.accept().await.unwrap();
+        socket.read_exact(&mut [0; 24]).await.unwrap();
+        Wire { socket, settings_under_way: 0 }
+    }
 }
 
 impl Wire {

@@ -10,7 +10,7 @@ pub(in crate::grpc) mod service;
 pub(crate) mod shared;
 mod slots;
 mod state;
-mod tap;
+pub(crate) mod tap;
 pub(crate) mod tls;
 
 use std::fmt;

@@ -38,7 +38,7 @@ impl ConnectivityState {
 
     /// The inverse of `self as u8`.
     #[inline]
-    pub(super) fn from_u8(byte: u8) -> Self {
+    pub(crate) fn from_u8(byte: u8) -> Self {
         match byte {
             0 => ConnectivityState::Idle,
             1 => ConnectivityState::Connecting,

@@ -260,9 +260,10 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Tap<Io> {
         let this = &mut *self;
         this.check(cx)?;
         let before = buf.filled().len();
+        let had_room = buf.remaining() > 0;
         let link = &this.link;
         match ready!(Pin::new(&mut this.io).poll_read(cx, buf)) {
-            Ok(()) if buf.filled().len() > before => {}
+            Ok(()) if buf.filled().len() > before || !had_room => {}
             Ok(()) => {
                 link.on_end(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection"));
             }
@@ -311,7 +312,7 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Tap<Io> {
 
 /// What the tap looks for.
 #[derive(Debug, PartialEq, Eq)]
-enum Event {
+pub(crate) enum Event {
     /// All of a SETTINGS frame of the server's has arrived that is the connection's first frame, as it must be, or has
     /// something in it for us.
     Settings(Settings),
@@ -319,13 +320,13 @@ enum Event {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Settings {
-    first: bool,
+pub(crate) struct Settings {
+    pub(crate) first: bool,
     max_streams: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct GoAway {
+pub(crate) struct GoAway {
     code: u32,
 }
 
@@ -345,7 +346,7 @@ const MAX_CONCURRENT_STREAMS: [u8; 2] = [0, 3];
 /// It does not judge what it reads: hyper reads the same bytes and closes the connection over those
 /// that break the protocol.
 #[derive(Debug, Default)]
-struct FrameReader {
+pub(crate) struct FrameReader {
     /// The start of the current frame: its header, and of a GOAWAY the first bytes of the payload.
     head: [u8; HEADER + GOAWAY_PAYLOAD],
     /// How much of `head` has been read.
@@ -362,7 +363,7 @@ struct FrameReader {
 }
 
 impl FrameReader {
-    fn read(&mut self, mut bytes: &[u8], mut tell: impl FnMut(Event)) {
+    pub(crate) fn read(&mut self, mut bytes: &[u8], mut tell: impl FnMut(Event)) {
         while !bytes.is_empty() {
             if self.skip > 0 {
                 let (passed, rest) = bytes.split_at(self.skip.min(bytes.len()));
