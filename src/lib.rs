@@ -22,6 +22,7 @@
 //! | scratch objects (buffers, encoders, parsers) again and again, on any thread | [`SyncPool`] |
 //! | a gRPC connection for this request, never one that is known to be broken | `grpc::ClientPool`, or `grpc::get_client()` for one pool a process |
 //! | one gRPC connection whose state you can see | `grpc::ClientConn` |
+//! | many gRPC calls at once, to one address or many, over as few connections as they need | `grpc::StreamPool` |
 //!
 //! A pool here is for things that can be made again: any object in it may be dropped at any time. What must be
 //! limited and closed in an orderly way, such as database connections, needs another kind of pool.
@@ -34,7 +35,8 @@
 //! reaches every shard when it ages. A `Channel` of tonic tells no state, so a pool of them cannot know which to
 //! throw away.
 //!
-//! How the pool does it, and what proves that it is right: [`docs::internals`].
+//! How the pool does it, and what proves that it is right: [`docs::internals`]. Which gRPC pool for how many servers:
+//! [`docs::balancing`].
 //!
 //! # Features
 //!

@@ -1,3 +1,4 @@
 //! Pages on the crate as a whole; there is no code in here.
 
+pub mod balancing;
 pub mod internals;
