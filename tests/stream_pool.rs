@@ -219,6 +219,16 @@ async fn a_dial_that_fails_fails_all_who_wait_once_and_later_ones_dial_again() {
 }
 
 #[tokio::test]
+async fn a_lease_whose_dial_failed_dials_again_with_its_next_call() {
+    let target = refused_target();
+    let pool = StreamPool::new();
+    let mut client = GreeterClient::new(pool.get(&target).unwrap());
+    assert_eq!(client.say_hello(hello("ada")).await.unwrap_err().code(), Code::Unavailable);
+    let _server = TonicServer::start_at(target["http://".len()..].parse().unwrap(), "tonic", |server| server);
+    client.say_hello(hello("ada")).await.unwrap();
+}
+
+#[tokio::test]
 async fn an_error_of_the_servers_retires_no_connection_and_a_lost_one_is_retired_at_once() {
     let server = TonicServer::start();
     let pool = StreamPool::new();

@@ -10,6 +10,9 @@ use super::conn::tls::{self, TlsConfig};
 use super::error::Error;
 use super::target::{Endpoint, Target};
 
+/// What is longer is as good as for ever, and more may be more than the clock can count.
+pub(crate) const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 /// How the pause between two attempts to connect grows.
 ///
 /// The defaults are those of gRPC's "connection backoff": 1 s, times 1.6 after each failure, give or take 20 %,

@@ -19,7 +19,7 @@ use super::request_body::RequestBody;
 use super::shared::{News, Shared, Transport};
 use super::state::ConnectivityState;
 use super::tap::{Link, LinkPhase, Tap};
-use crate::grpc::config::Settings;
+use crate::grpc::config::{Settings, YEAR};
 use crate::grpc::error::{DialPhase, Error, with_causes};
 use crate::grpc::group::{Group, OpenSocket, bump};
 use crate::grpc::target::Endpoint;
@@ -32,9 +32,6 @@ const ATTEMPT: Duration = Duration::from_secs(20);
 
 /// How long hyper may take to say goodbye on a socket that nobody wants any more, before it is cut.
 const LINGER: Duration = Duration::from_secs(1);
-
-/// What is longer is as good as for ever, and more may be more than the clock can count.
-const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// Linux takes no longer one for `TCP_KEEPIDLE`.
 const LONGEST_KEEPALIVE: Duration = Duration::from_secs(32_767);

@@ -25,7 +25,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::backoff::Pauses;
-use crate::grpc::config::Backoff;
+use crate::grpc::config::{Backoff, YEAR};
 use crate::grpc::error::Error;
 use crate::primitive::Mutex;
 
@@ -35,9 +35,6 @@ const PARALLEL: usize = 16;
 
 /// How long an attempt has the way to itself.
 const STALE: Duration = Duration::from_secs(1);
-
-/// The longest pause: an instant further ahead may be more than the clock can count.
-const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 pub(crate) struct Gate {
     inner: Mutex<Inner>,

@@ -94,6 +94,8 @@ struct Slow {
     /// Streams and waiters at most, in the last windows.
     demand: [u32; WINDOWS],
     last_used: Instant,
+    /// Whether that is so long ago that no connection is kept for its own sake.
+    forgotten: bool,
 }
 
 /// What to do when the lock is released.
@@ -130,6 +132,7 @@ impl Address {
                 closed: false,
                 demand: [0; WINDOWS],
                 last_used: Instant::now(),
+                forgotten: false,
             }),
             streams: CachePadded::new(Streams { now: AtomicU32::new(0), peak: AtomicU32::new(0) }),
             waiting: AtomicUsize::new(0),
@@ -149,14 +152,17 @@ impl Address {
     /// A stream, or a place in the queue for one.
     pub(super) fn get(self: &Arc<Self>) -> Result<Got, Error> {
         match self.try_get() {
-            Some(slot) => Ok(Got::Slot(slot)),
+            Some(slot) => {
+                self.consider_spreading(&slot);
+                Ok(Got::Slot(slot))
+            }
             None => self.get_slowly(),
         }
     }
 
     /// A stream, if one is free and nobody waits for it.
     #[inline]
-    pub(super) fn try_get(self: &Arc<Self>) -> Option<Slot> {
+    pub(super) fn try_get(&self) -> Option<Slot> {
         if self.waiting.load(Ordering::Relaxed) > 0 {
             return None;
         }
@@ -165,9 +171,9 @@ impl Address {
 
     /// A stream of the Ready connection that has the fewest.
     #[inline]
-    fn pick(self: &Arc<Self>) -> Option<Slot> {
+    fn pick(&self) -> Option<Slot> {
         let list = read(&self.list);
-        let slot = match list.as_slice() {
+        match list.as_slice() {
             [] => None,
             [only] if only.is_ready() => only.try_take(),
             few if few.len() <= LOOK_AT_ALL => least(few.iter()),
@@ -175,16 +181,21 @@ impl Address {
                 let two = [0; 2].map(|_| &many[fastrand::usize(..many.len())]);
                 least(two.into_iter()).or_else(|| least(many.iter()))
             }
-        }?;
-        let spread = list.len() < self.config.spread && slot.member().streams() > SPREAD_AT;
-        drop(list);
-        if spread && !self.spreading.load(Ordering::Relaxed) {
-            self.spread();
         }
-        Some(slot)
     }
 
-    /// Another connection, beside those that have room.
+    /// Another connection beside those that have room, if their streams are reason for one. For who has taken one, with no lock
+    /// held.
+    #[inline]
+    pub(super) fn consider_spreading(self: &Arc<Self>, slot: &Slot) {
+        if slot.member().streams() > SPREAD_AT
+            && self.connections.load(Ordering::Relaxed) < self.config.spread
+            && !self.spreading.load(Ordering::Relaxed)
+        {
+            self.spread();
+        }
+    }
+
     #[cold]
     fn spread(self: &Arc<Self>) {
         self.locked(|slow, later| {
@@ -205,6 +216,7 @@ impl Address {
                 return Err(Error::Closed);
             }
             slow.last_used = Instant::now();
+            slow.forgotten = false;
             let queued = slow.queued();
             if queued == 0
                 && let Some(slot) = self.pick_under_lock()
@@ -217,7 +229,7 @@ impl Address {
                     Overflow::Fail => return Err(Error::Exhausted { target: Arc::clone(&self.name) }),
                     Overflow::Unpooled => {
                         let member = Arc::new(self.make(false));
-                        slow.retired.push(Arc::downgrade(&member));
+                        slow.retire(&member);
                         later.dial.push(member.conn.clone());
                         return Ok(Got::Slot(member.take_unpooled()));
                     }
@@ -300,15 +312,16 @@ impl Address {
             limit => waiting.div_ceil(limit as usize),
         };
         let most = self.config.size.saturating_sub(here);
-        let kept = self.kept().saturating_sub(here);
+        let kept = self.kept(slow).saturating_sub(here);
         for _ in 0..wanted.saturating_sub(coming).max(kept).min(most) {
             later.dial.push(self.add());
         }
     }
 
     /// How many there should be, used or not.
-    fn kept(&self) -> usize {
-        self.config.min_idle.max(usize::from(self.sets.load(Ordering::Relaxed) > 0))
+    fn kept(&self, slow: &Slow) -> usize {
+        let in_set = self.sets.load(Ordering::Relaxed) > 0;
+        if slow.forgotten { 0 } else { self.config.min_idle.max(usize::from(in_set)) }
     }
 
     fn carry_out(self: &Arc<Self>, later: Later) {
@@ -418,7 +431,7 @@ impl Address {
         let member = list.swap_remove(place);
         self.connections.store(list.len(), Ordering::Relaxed);
         drop(list);
-        slow.retired.push(Arc::downgrade(&member));
+        slow.retire(&member);
         Some(member)
     }
 
@@ -517,7 +530,8 @@ impl Address {
             }
             let unused = now.duration_since(slow.last_used);
             let ttl = self.config.ttl;
-            let kept = if unused > ttl.saturating_mul(UNUSED) { 0 } else { self.kept() };
+            slow.forgotten = unused > ttl.saturating_mul(UNUSED);
+            let kept = self.kept(slow);
             let needed = |windows: &[u32]| self.needed(windows.iter().copied().max().unwrap_or(0)).max(kept);
             let (now_and_before, lately) = (needed(&slow.demand), needed(&slow.demand[..2]));
             self.replace(&list, now_and_before, lately, now, slow, later);
@@ -604,6 +618,14 @@ impl Slow {
             self.gone -= 1;
         }
         None
+    }
+
+    fn retire(&mut self, member: &Arc<Member>) {
+        // Before it grows: what is left over is at most as much as there is of use.
+        if self.retired.len() == self.retired.capacity() {
+            self.retired.retain(|member| member.strong_count() > 0);
+        }
+        self.retired.push(Arc::downgrade(member));
     }
 
     fn put_back(&mut self, waiter: Arc<Waiter>) {

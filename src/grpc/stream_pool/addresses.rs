@@ -9,6 +9,8 @@ use futures_util::stream::{self, BoxStream, StreamExt};
 use tokio::time::sleep;
 use tower::discover::{Change, Discover};
 
+use crate::grpc::config::YEAR;
+
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// All addresses of the set, each time that they have changed.
@@ -37,10 +39,11 @@ impl Addresses {
     }
 
     /// Each address that `host` resolves to, with this port, as `scheme://address:port` (`http` or `https`); looked up again
-    /// after `period`. A look-up that fails changes nothing, and is repeated after the same time, at most 5 s. With `https` the
+    /// after `period`, at least 100 ms. A look-up that fails changes nothing, and is repeated after the same time, at most 5 s. With `https` the
     /// connections need [`TlsConfig::server_name`](crate::grpc::TlsConfig), since the certificates bear the name.
     pub fn dns(scheme: impl Into<String>, host: impl Into<String>, port: u16, period: Duration) -> Self {
         let (scheme, host) = (scheme.into(), host.into());
+        let period = period.clamp(Duration::from_millis(100), YEAR);
         let feed = stream::unfold(Duration::ZERO, move |pause| {
             let (scheme, host) = (scheme.clone(), host.clone());
             async move {

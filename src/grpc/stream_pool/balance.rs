@@ -213,6 +213,14 @@ impl Set {
     /// The better of two, of those that are not passed over. `tried` are the names that have failed this attempt.
     fn choose(&self, tried: &[Arc<str>]) -> Option<Arc<Address>> {
         let members = read(&self.members);
+        if members.is_empty() {
+            return None;
+        }
+        // Mostly all are as they should be.
+        let two = [0; 2].map(|_| &members[fastrand::usize(..members.len())]);
+        if tried.is_empty() && two.iter().all(|address| address.is_ready()) {
+            return Some(Arc::clone(less_loaded(two)));
+        }
         let untried = || members.iter().filter(|address| !tried.contains(&address.name));
         let mut open: Vec<_> = untried().filter(|address| address.is_ready()).collect();
         if open.is_empty() {
@@ -224,9 +232,13 @@ impl Set {
         if open.is_empty() {
             return None;
         }
-        let [one, other] = [0; 2].map(|_| open[fastrand::usize(..open.len())]);
-        Some(Arc::clone(if other.load() < one.load() { other } else { one }))
+        let two = [0; 2].map(|_| open[fastrand::usize(..open.len())]);
+        Some(Arc::clone(less_loaded(two)))
     }
+}
+
+fn less_loaded([one, other]: [&Arc<Address>; 2]) -> &Arc<Address> {
+    if other.load() < one.load() { other } else { one }
 }
 
 impl Drop for Set {
@@ -259,14 +271,14 @@ impl Source for BalancedSource {
         let mut last = Error::NoAddresses;
         loop {
             let Some(address) = set.choose(&tried) else {
-                if !wait_for_ready || matches!(last, Error::Closed) {
-                    return Err(last);
+                match last {
+                    // Their gates pace what follows.
+                    Error::Dial { .. } if wait_for_ready => tried.clear(),
+                    // Until the feed tells of another set.
+                    Error::NoAddresses if wait_for_ready => _ = told.changed().await,
+                    _ => return Err(last),
                 }
-                if tried.is_empty() {
-                    // An empty set, until the feed tells of another.
-                    let _ = told.changed().await;
-                }
-                tried.clear();
+                last = Error::NoAddresses;
                 continue;
             };
             let name = Arc::clone(&address.name);

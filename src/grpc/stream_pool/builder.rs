@@ -4,11 +4,8 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
 use super::StreamPool;
-use crate::grpc::config::{Backoff, Options, connection_options};
+use crate::grpc::config::{Backoff, Options, YEAR, connection_options};
 use crate::grpc::error::Error;
-
-/// Longer is as good as for ever, and more may be more than the clock can count.
-const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// What [`StreamPool::get`] does when an address has all the connections that it may have, and all their streams are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

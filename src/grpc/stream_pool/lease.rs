@@ -89,6 +89,16 @@ impl StreamLease {
 
     fn source(&mut self) -> LeaseSource {
         let address = Arc::clone(self.whose());
+        // The failure was told to the calls that waited; this one tries anew.
+        if let Hold::Pending(pending) = &self.hold
+            && pending.has_failed()
+        {
+            match address.get() {
+                Ok(got) => *self = StreamLease::new(got),
+                // The call meets it again.
+                Err(_) => return LeaseSource::new(address),
+            }
+        }
         let first = match &mut self.hold {
             Hold::Own(slot) => {
                 let shared = Arc::new(slot.hand_over());

@@ -161,10 +161,12 @@ impl StreamPool {
     pub fn get(&self, address: impl AsRef<str>) -> Result<StreamLease, Error> {
         let name = address.as_ref();
         let inner = &self.inner;
-        if inner.kept.load(Ordering::Relaxed)
-            && let Some(slot) = read(&inner.addresses).get(name).and_then(Address::try_get)
-        {
-            return Ok(StreamLease::new(Got::Slot(slot)));
+        if inner.kept.load(Ordering::Relaxed) {
+            let slot = read(&inner.addresses).get(name).and_then(|address| address.try_get());
+            if let Some(slot) = slot {
+                slot.member().address.consider_spreading(&slot);
+                return Ok(StreamLease::new(Got::Slot(slot)));
+            }
         }
         Ok(StreamLease::new(self.find(name)?.get()?))
     }

@@ -105,6 +105,11 @@ impl Pending {
         }
     }
 
+    /// Whether it will not come.
+    pub(super) fn has_failed(&self) -> bool {
+        matches!(&*self.waiter.state.lock(), State::Failed(_))
+    }
+
     /// Waits for the stream; the same for all who ask. Cancel safe.
     pub(super) async fn granted(&self) -> Result<Arc<Slot>, Error> {
         loop {
