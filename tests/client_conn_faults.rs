@@ -4,39 +4,16 @@ mod support;
 
 use std::time::Duration;
 
-use cenote::grpc::{CallPhase, ClientConn, ConnectivityState, DialPhase, Error, TlsConfig};
-use cenote_proto::greeter_client::GreeterClient;
-use cenote_proto::{HelloReply, HelloRequest};
+use cenote::grpc::{CallPhase, ClientConn, ConnectivityState, Error};
 use support::frames::*;
-use support::{Manner, RawServer, cause, eventually_async, hello};
-use tokio::io::AsyncWriteExt;
-use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
-use tonic::{Code, Request, Response, Status};
-
-type Call = JoinHandle<Result<Response<HelloReply>, Status>>;
-
-fn call(conn: &ClientConn, request: impl tonic::IntoRequest<HelloRequest>) -> Call {
-    let mut client = GreeterClient::new(conn.clone());
-    let request = request.into_request();
-    tokio::spawn(async move { client.say_hello(request).await })
-}
-
-async fn reply(call: Call) -> String {
-    call.await.unwrap().unwrap().into_inner().message
-}
+use support::memory::*;
+use support::{cause, eventually_async, hello};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, timeout};
+use tonic::{Code, Request};
 
 async fn until_idle(conn: &ClientConn) {
     eventually_async("the connection is Idle", || conn.state() == ConnectivityState::Idle).await;
-}
-
-fn dial_failure(status: &Status) -> (DialPhase, Option<std::io::ErrorKind>) {
-    match cause(status) {
-        Error::Dial { phase, source, .. } => {
-            (*phase, source.downcast_ref::<std::io::Error>().map(std::io::Error::kind))
-        }
-        other => panic!("{other:?}"),
-    }
 }
 
 #[tokio::test]
@@ -89,10 +66,10 @@ async fn a_stream_that_is_reset_after_its_head_fails_in_the_body_and_disturbs_no
     assert_eq!(conn.state(), ConnectivityState::Ready);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_response_of_http_alone_is_the_status_that_grpc_maps_it_to_and_the_connection_stays_ready() {
-    let server = FrameServer::start().await;
-    let conn = ClientConn::new(server.target()).unwrap();
+    let (builder, mut server) = in_memory();
+    let conn = builder.build().unwrap();
     let first = call(&conn, hello("ada"));
     let mut wire = server.accept(&[]).await;
     let (stream, _) = wire.request().await;
@@ -125,16 +102,17 @@ async fn a_response_of_http_alone_is_the_status_that_grpc_maps_it_to_and_the_con
     assert_eq!(conn.state(), ConnectivityState::Ready);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn with_no_streams_allowed_calls_wait_within_their_deadline_and_go_when_some_are() {
-    let server = FrameServer::start().await;
-    let conn = ClientConn::new(server.target()).unwrap();
+    let (builder, mut server) = in_memory();
+    let conn = builder.build().unwrap();
     let mut short = Request::new(hello("ada"));
-    short.set_timeout(Duration::from_millis(200));
+    short.set_timeout(Duration::from_secs(7));
+    let start = Instant::now();
     let short = call(&conn, short);
     let mut wire = server.accept(&[(MAX_CONCURRENT_STREAMS, 0)]).await;
-    let status = short.await.unwrap().unwrap_err();
-    assert_eq!(status.code(), Code::DeadlineExceeded);
+    assert_eq!(failure(short).await.code(), Code::DeadlineExceeded);
+    assert_about(start.elapsed(), Duration::from_secs(7));
     assert_eq!(conn.state(), ConnectivityState::Ready, "it only has no room");
     let patient = call(&conn, hello("bob"));
     wire.settings(&[(MAX_CONCURRENT_STREAMS, 1)]).await;
@@ -143,10 +121,10 @@ async fn with_no_streams_allowed_calls_wait_within_their_deadline_and_go_when_so
     assert_eq!(reply(patient).await, "room");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_limit_that_is_lowered_midway_holds_for_what_comes_later() {
-    let server = FrameServer::start().await;
-    let conn = ClientConn::new(server.target()).unwrap();
+    let (builder, mut server) = in_memory();
+    let conn = builder.build().unwrap();
     let first = call(&conn, hello("ada"));
     let mut wire = server.accept(&[(MAX_CONCURRENT_STREAMS, 100)]).await;
     let (one, _) = wire.request().await;
@@ -157,7 +135,7 @@ async fn a_limit_that_is_lowered_midway_holds_for_what_comes_later() {
     let third = call(&conn, hello("eve"));
     wire.answer(one, "one").await;
     assert_eq!(reply(first).await, "one");
-    let early = tokio::time::timeout(Duration::from_millis(200), wire.request()).await;
+    let early = timeout(Duration::from_secs(60), wire.request()).await;
     assert!(early.is_err(), "the second still runs: {early:?}");
     wire.answer(two, "two").await;
     assert_eq!(reply(second).await, "two");
@@ -166,47 +144,50 @@ async fn a_limit_that_is_lowered_midway_holds_for_what_comes_later() {
     assert_eq!(reply(third).await, "three");
 }
 
-#[tokio::test]
-async fn a_handshake_that_drips_is_ready_in_the_end_or_out_of_time() {
-    for (timeout, works) in [(Duration::from_secs(30), true), (Duration::from_millis(150), false)] {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let target = format!("http://{}", listener.local_addr().unwrap());
-        let server = tokio::spawn(async move {
-            let (mut socket, _) = listener.accept().await.unwrap();
-            for byte in [0, 0, 0, SETTINGS, 0, 0, 0, 0, 0] {
-                tokio::time::sleep(Duration::from_millis(40)).await;
-                if socket.write_all(&[byte]).await.is_err() {
-                    return;
-                }
-            }
-            std::future::pending().await
-        });
-        let conn = ClientConn::builder(target).connect_timeout(timeout).build().unwrap();
-        conn.connect();
+#[tokio::test(start_paused = true)]
+async fn nothing_of_a_call_is_sent_before_the_servers_settings_and_then_as_many_as_these_allow() {
+    for (settings, at_once) in [(&[][..], 150), (&[(MAX_CONCURRENT_STREAMS, 7)], 7)] {
+        let (builder, mut server) = in_memory();
+        let conn = builder.build().unwrap();
+        let calls: Vec<_> = (0..150).map(|_| call(&conn, hello("ada"))).collect();
+        let mut mute = server.dialled().await;
+        // The preface, SETTINGS, a WINDOW_UPDATE: no more than this.
+        let mut said = vec![0; 24];
+        mute.read_exact(&mut said).await.unwrap();
+        let mut frames = Vec::new();
+        let _ = timeout(Duration::from_secs(15), mute.read_to_end(&mut frames)).await;
+        assert!(frames.len() < 100, "{} bytes", frames.len());
         assert_eq!(conn.state(), ConnectivityState::Connecting);
-        let then = conn.wait_for_state_change(ConnectivityState::Connecting).await;
-        let expected = if works { ConnectivityState::Ready } else { ConnectivityState::TransientFailure };
-        assert_eq!(then, expected);
-        if !works {
-            let status = GreeterClient::new(conn).say_hello(hello("ada")).await.unwrap_err();
-            assert_eq!(
-                dial_failure(&status),
-                (DialPhase::Settings, Some(std::io::ErrorKind::TimedOut)),
-                "{status:?}"
-            );
+        let mut wire = Wire::after_the_preface(mute, settings).await;
+        let mut open = Vec::new();
+        while let Ok((stream, _)) = timeout(Duration::from_secs(60), wire.request()).await {
+            open.push(stream);
         }
-        server.abort();
+        assert_eq!(open.len(), at_once);
+        for answered in 0..150 {
+            if answered >= at_once {
+                // Each answer makes room for one.
+                open.push(wire.request().await.0);
+            }
+            wire.answer(open[answered], "well").await;
+        }
+        for call in calls {
+            assert_eq!(reply(call).await, "well");
+        }
     }
 }
 
-#[tokio::test]
-async fn a_tls_handshake_that_stalls_is_out_of_time_in_that_phase() {
-    let server = RawServer::start(Manner::Mute).await;
-    let conn = ClientConn::builder(server.target().replace("http://", "https://"))
-        .tls(TlsConfig::new())
-        .connect_timeout(Duration::from_millis(150))
-        .build()
-        .unwrap();
-    let status = GreeterClient::new(conn).say_hello(hello("ada")).await.unwrap_err();
-    assert_eq!(dial_failure(&status), (DialPhase::Tls, Some(std::io::ErrorKind::TimedOut)), "{status:?}");
+#[tokio::test(start_paused = true)]
+async fn the_reserved_bit_before_a_streams_number_is_no_part_of_it() {
+    let (builder, mut server) = in_memory();
+    let conn = builder.build().unwrap();
+    let states = States::of(&conn);
+    conn.connect();
+    let mut socket = server.dialled().await;
+    socket.write_all(&[0, 0, 0, SETTINGS, 0, 0x80, 0, 0, 0]).await.unwrap();
+    settle().await;
+    assert_eq!(
+        states.seen(),
+        [ConnectivityState::Idle, ConnectivityState::Connecting, ConnectivityState::Ready]
+    );
 }

@@ -8,6 +8,7 @@ use cenote::grpc::{CallPhase, ClientConn, ConnectivityState, Error};
 use cenote_proto::greeter_client::GreeterClient;
 use cenote_proto::{HelloReply, HelloRequest};
 use support::frames::*;
+use support::memory::{failure, in_memory};
 use support::{TonicServer, cause, hello, slow_hello, socket_broke};
 use tokio::task::JoinHandle;
 use tonic::{Code, Response, Status};
@@ -150,6 +151,27 @@ async fn a_second_goaway_with_a_lower_stream_gives_up_those_in_between() {
     assert_eq!(reply(second).await, "second");
     old.answer(processed, "first").await;
     assert_eq!(reply(first).await, "first");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_goaway_that_raises_its_stream_breaks_the_protocol_and_nothing_is_sent_again_for_it() {
+    let (builder, mut server) = in_memory();
+    let conn = builder.build().unwrap();
+    let first = call(&conn, hello("ada"));
+    let mut old = server.accept(&[]).await;
+    let (covered, _) = old.request().await;
+    let second = call(&conn, hello("bob"));
+    let (above, _) = old.request().await;
+    old.goaway(covered, NO_ERROR, b"").await;
+    let mut new = server.accept(&[]).await;
+    let (again, _) = new.request().await;
+    old.goaway(above, NO_ERROR, b"").await;
+    let status = failure(first).await;
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(matches!(cause(&status), Error::Interrupted { phase: CallPhase::Response, .. }), "{status:?}");
+    new.answer(again, "once").await;
+    assert_eq!(reply(second).await, "once");
+    assert_eq!(conn.state(), ConnectivityState::Ready, "the new connection has no part in it");
 }
 
 #[tokio::test]

@@ -39,6 +39,9 @@ mod trace;
 
 pub use self::client_pool::{ClientPool, ClientPoolBuilder, ClientPoolStats, Discards, PooledConn};
 pub use self::config::{Backoff, Keepalive};
+#[cfg(fuzzing)] // for `fuzz/`; no part of the crate
+#[doc(hidden)]
+pub use self::conn::fuzz_frame_tap;
 pub use self::conn::tls::TlsConfig;
 pub use self::conn::{
     ClientConn, ClientConnBuilder, ConnectivityState, ResponseBody, ResponseFuture, WaitForReady,

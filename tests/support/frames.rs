@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 pub const DATA: u8 = 0;
@@ -13,6 +13,10 @@ pub const SETTINGS: u8 = 4;
 pub const PING: u8 = 6;
 pub const GOAWAY: u8 = 7;
 pub const WINDOW_UPDATE: u8 = 8;
+pub const CONTINUATION: u8 = 9;
+
+/// The longest payload that a client takes which has not said otherwise.
+pub const FRAME_SIZE: usize = 16 << 10;
 
 pub const END_STREAM: u8 = 1;
 pub const ACK: u8 = 1;
@@ -25,6 +29,10 @@ pub const CANCEL: u32 = 8;
 
 pub const MAX_CONCURRENT_STREAMS: u16 = 3;
 
+/// Longer than anything a test waits for: on a paused clock this is over when nothing can happen any more, so that a test fails
+/// and does not hang.
+pub const FOREVER: std::time::Duration = std::time::Duration::from_secs(100 * 24 * 3600);
+
 #[derive(Debug)]
 pub struct Frame {
     pub kind: u8,
@@ -35,9 +43,9 @@ pub struct Frame {
 
 pub struct FrameServer(TcpListener);
 
-/// One connection of it.
-pub struct Wire {
-    socket: TcpStream,
+/// One connection of it, or of a server on other streams than TCP's.
+pub struct Wire<S = TcpStream> {
+    socket: S,
     /// SETTINGS that were sent and not acknowledged yet.
     settings_under_way: usize,
 }
@@ -58,11 +66,7 @@ impl FrameServer {
     /// The next connection, with these settings told and the client's preface read.
     pub async fn accept(&self, settings: &[(u16, u32)]) -> Wire {
         let (socket, _) = self.0.accept().await.unwrap();
-        let mut wire = Wire { socket, settings_under_way: 0 };
-        wire.settings(settings).await;
-        let mut preface = [0; 24];
-        wire.socket.read_exact(&mut preface).await.unwrap();
-        wire
+        Wire::over(socket, settings).await
     }
 
     /// The next connection, with the client's preface read and nothing said.
@@ -73,13 +77,55 @@ impl FrameServer {
     }
 }
 
-impl Wire {
+impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
+    /// With these settings told and the client's preface read.
+    pub async fn over(socket: S, settings: &[(u16, u32)]) -> Self {
+        let mut wire = Wire::after_the_preface(socket, settings).await;
+        let mut preface = [0; 24];
+        wire.socket.read_exact(&mut preface).await.unwrap();
+        wire
+    }
+
+    /// With these settings told, where the preface has been read.
+    pub async fn after_the_preface(socket: S, settings: &[(u16, u32)]) -> Self {
+        let mut wire = Wire { socket, settings_under_way: 0 };
+        wire.settings(settings).await;
+        wire
+    }
+
     pub async fn write(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        self.try_write(kind, flags, stream, payload).await.unwrap();
+    }
+
+    /// For a client that may not listen to the end.
+    pub async fn try_write(
+        &mut self,
+        kind: u8,
+        flags: u8,
+        stream: u32,
+        payload: &[u8],
+    ) -> std::io::Result<()> {
         let len = u32::try_from(payload.len()).unwrap().to_be_bytes();
         let mut frame = vec![len[1], len[2], len[3], kind, flags];
         frame.extend(stream.to_be_bytes());
         frame.extend(payload);
-        self.socket.write_all(&frame).await.unwrap();
+        self.socket.write_all(&frame).await
+    }
+
+    /// A head or trailers, in as many frames as it takes, as long as the client takes them: so many bytes.
+    pub async fn write_fields_while_taken(&mut self, flags: u8, stream: u32, block: &[u8]) -> usize {
+        let mut frames = block.chunks(FRAME_SIZE).peekable();
+        let (mut kind, mut flags) = (HEADERS, flags);
+        let mut taken = 0;
+        while let Some(frame) = frames.next() {
+            let end = if frames.peek().is_none() { END_HEADERS } else { 0 };
+            if self.try_write(kind, flags | end, stream, frame).await.is_err() {
+                break;
+            }
+            taken += frame.len();
+            (kind, flags) = (CONTINUATION, 0);
+        }
+        taken
     }
 
     pub async fn write_raw(&mut self, bytes: &[u8]) {
@@ -100,8 +146,12 @@ impl Wire {
         }
     }
 
-    /// `None` at the end of the client's bytes.
+    /// `None` at the end of the client's bytes. Panics when nothing comes for ever, by a paused clock.
     pub async fn read(&mut self) -> Option<Frame> {
+        tokio::time::timeout(FOREVER, self.next()).await.expect("a frame")
+    }
+
+    async fn next(&mut self) -> Option<Frame> {
         let mut head = [0; 9];
         self.socket.read_exact(&mut head).await.ok()?;
         let len = u32::from_be_bytes([0, head[0], head[1], head[2]]);
@@ -112,6 +162,11 @@ impl Wire {
             self.settings_under_way -= 1;
         }
         Some(Frame { kind: head[3], flags: head[4], stream, payload })
+    }
+
+    /// Reads on to the end of the client's bytes, and answers nothing any more.
+    pub async fn closed(&mut self) {
+        while self.read().await.is_some() {}
     }
 
     /// Reads on to the end of a request, and returns its stream and the bytes of its body. Settings and pings are acknowledged
@@ -148,16 +203,23 @@ impl Wire {
     /// A gRPC response with one message: an encoded `HelloReply`.
     pub async fn answer(&mut self, stream: u32, text: &str) {
         self.answer_head(stream).await;
-        let text_len = u8::try_from(text.len()).unwrap();
-        let message = [&[0x0a, text_len][..], text.as_bytes()].concat();
-        let data = [&[0, 0, 0, 0, u8::try_from(message.len()).unwrap()][..], &message].concat();
-        self.write(DATA, 0, stream, &data).await;
-        self.write(HEADERS, END_HEADERS | END_STREAM, stream, &literal("grpc-status", "0")).await;
+        self.answer_message(stream, text).await;
+        self.write(HEADERS, END_HEADERS | END_STREAM, stream, &fields(&[("grpc-status", "0")])).await;
     }
 
     pub async fn answer_head(&mut self, stream: u32) {
-        let head = [&[0x88][..], &literal("content-type", "application/grpc")].concat();
-        self.write(HEADERS, END_HEADERS, stream, &head).await;
+        self.write(HEADERS, END_HEADERS, stream, &fields(&HEAD)).await;
+    }
+
+    pub async fn answer_message(&mut self, stream: u32, text: &str) {
+        self.try_answer_message(stream, text).await.unwrap();
+    }
+
+    pub async fn try_answer_message(&mut self, stream: u32, text: &str) -> std::io::Result<()> {
+        let text_len = u8::try_from(text.len()).unwrap();
+        let message = [&[0x0a, text_len][..], text.as_bytes()].concat();
+        let data = [&[0, 0, 0, 0, u8::try_from(message.len()).unwrap()][..], &message].concat();
+        self.try_write(DATA, 0, stream, &data).await
     }
 
     pub async fn reset(&mut self, stream: u32, code: u32) {
@@ -170,8 +232,25 @@ impl Wire {
     }
 }
 
-/// HPACK: a literal header without indexing, with a new name.
-fn literal(name: &str, value: &str) -> Vec<u8> {
-    let len = |text: &str| u8::try_from(text.len()).unwrap();
-    [&[0, len(name)], name.as_bytes(), &[len(value)], value.as_bytes()].concat()
+/// The head of a good response.
+pub const HEAD: [(&str, &str); 2] = [(":status", "200"), ("content-type", "application/grpc")];
+
+/// HPACK: literal fields without indexing, each with its name.
+pub fn fields(fields: &[(&str, &str)]) -> Vec<u8> {
+    fields.iter().flat_map(|(name, value)| [&[0][..], &text(name), &text(value)].concat()).collect()
+}
+
+/// HPACK: a length with a prefix of seven bits, and the bytes as they are.
+fn text(text: &str) -> Vec<u8> {
+    const PREFIX: usize = 0x7f;
+    let mut coded = vec![text.len().min(PREFIX) as u8];
+    if let Some(mut rest) = text.len().checked_sub(PREFIX) {
+        while rest > PREFIX {
+            coded.push(0x80 | (rest & PREFIX) as u8);
+            rest >>= 7;
+        }
+        coded.push(rest as u8);
+    }
+    coded.extend(text.as_bytes());
+    coded
 }

@@ -1,7 +1,9 @@
 //! Servers for the tests: each on a loopback port of its own, each gone with its handle.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its share")]
 
+pub mod blackhole;
 pub mod frames;
+pub mod memory;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

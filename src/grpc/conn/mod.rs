@@ -18,6 +18,8 @@ use std::fmt;
 pub use self::service::{ResponseBody, ResponseFuture, WaitForReady};
 use self::shared::Shared;
 pub use self::state::ConnectivityState;
+#[cfg(fuzzing)]
+pub use self::tap::reading::fuzz_frame_tap;
 use super::config::{Backoff, Options, connection_options};
 use super::error::Error;
 use crate::primitive::Arc;

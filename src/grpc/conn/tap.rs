@@ -12,6 +12,9 @@
 //! `Preface -> Open -> Draining -> Ended -> Closed`, phases may be skipped, and `Closed` is told by the drop of the tap, so
 //! it means that the socket is gone.
 
+#[cfg(any(test, fuzzing))]
+pub(super) mod reading;
+
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -421,8 +424,9 @@ impl FrameReader {
 
     /// SETTINGS on the connection itself, and no acknowledgement of ours.
     fn is_settings(&self) -> bool {
-        let [_, _, _, kind, flags, stream @ ..] = self.head;
-        kind == TYPE_SETTINGS && flags & FLAG_ACK == 0 && stream.starts_with(&[0; 4])
+        let [_, _, _, kind, flags, a, b, c, d, ..] = self.head;
+        // The highest bit is reserved, and not part of the stream's number.
+        kind == TYPE_SETTINGS && flags & FLAG_ACK == 0 && [a & 0x7f, b, c, d] == [0; 4]
     }
 
     fn read_settings(&mut self, mut bytes: &[u8]) {
