@@ -83,7 +83,8 @@ fn guards_of_a_static_pool_go_everywhere() {
 mod grpc {
     use cenote::grpc::{
         AlreadyInitialized, ChannelObserver, ClientConn, ClientConnBuilder, ClientPool, ClientPoolBuilder,
-        ClientPoolStats, ConnectivityState, Error, PooledConn, ResponseBody, ResponseFuture, TlsConfig,
+        ClientPoolStats, ConnectivityState, Error, HealthError, PooledConn, ResponseBody, ResponseFuture,
+        TlsConfig,
     };
     use tonic::Status;
     use tonic::body::Body;
@@ -103,6 +104,7 @@ mod grpc {
     assert_impl_all!(TlsConfig: Send, Sync, Clone);
     // One error is told to all who waited for the same dial.
     assert_impl_all!(Error: Send, Sync, Clone, std::error::Error);
+    assert_impl_all!(HealthError: Send, Sync, Clone, std::error::Error);
     assert_impl_all!(AlreadyInitialized: Send, Sync, std::error::Error);
     assert_impl_all!(ConnectivityState: Send, Sync, Copy, Eq, std::hash::Hash);
     assert_impl_all!(ClientPoolStats: Send, Sync, Copy);

@@ -368,6 +368,26 @@ async fn at_the_limit_a_closed_connection_makes_room_for_another() {
     assert_accounted(&stats);
 }
 
+#[tokio::test]
+async fn at_the_limit_a_connection_that_is_old_makes_room_while_its_last_call_runs() {
+    let server = TonicServer::start();
+    let pool = ClientPool::builder(server.target())
+        .max_connections(1)
+        .max_connection_age(Duration::from_millis(50))
+        .connect_timeout(Duration::from_secs(5))
+        .build()
+        .unwrap();
+    let conn = pool.get();
+    let endless = StreamHelloRequest { name: "ada".to_owned(), count: u32::MAX, pause_ms: 1 };
+    let mut stream = GreeterClient::new((*conn).clone()).stream_hello(endless).await.unwrap().into_inner();
+    until_lost(&conn).await;
+    greet(&pool).await.unwrap();
+    assert!(stream.message().await.unwrap().is_some(), "the call on the old socket runs on");
+    drop((stream, conn));
+    eventually_async("the old socket is closed", || pool.stats().open <= 1).await;
+    assert_eq!(pool.stats().made, 1);
+}
+
 // ── outages ──
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

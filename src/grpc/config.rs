@@ -138,6 +138,8 @@ pub(crate) struct Tuning {
     pub(crate) close_grace: Duration,
     pub(crate) resend_buffer: usize,
     pub(crate) max_connection_age: Option<Duration>,
+    /// The service to ask about.
+    pub(crate) health_check: Option<String>,
     pub(crate) http2: Http2,
     pub(crate) tcp_nodelay: bool,
     pub(crate) tcp_keepalive: Option<Duration>,
@@ -155,6 +157,7 @@ impl Tuning {
             close_grace: Duration::ZERO,
             resend_buffer: 64 << 10,
             max_connection_age: None,
+            health_check: None,
             http2: Http2::default(),
             // gRPC writes whole messages: Nagle's algorithm would only hold them back.
             tcp_nodelay: true,
@@ -271,8 +274,8 @@ macro_rules! connection_options {
             self
         }
 
-        /// How long one attempt to connect may take in all: name resolution, TCP, TLS and the server's SETTINGS.
-        /// Default: 20 s, or the current backoff where that is longer.
+        /// How long one attempt to connect may take in all: name resolution, TCP, TLS and the server's SETTINGS, and the first
+        /// answer to a [health check](Self::health_check). Default: 20 s, or the current backoff where that is longer.
         pub fn connect_timeout(mut self, timeout: std::time::Duration) -> Self {
             self.options.tuning.connect_timeout = Some(timeout);
             self
@@ -324,6 +327,27 @@ macro_rules! connection_options {
         /// balancer. Default: none.
         pub fn max_connection_age(mut self, age: impl Into<Option<std::time::Duration>>) -> Self {
             self.options.tuning.max_connection_age = age.into();
+            self
+        }
+
+        /// Health checks: asks the server's `grpc.health.v1.Health` about this service, `""` being the server as a whole, on each
+        /// connection and as long as it lasts. Default: off.
+        ///
+        /// * The connection is Ready only when the answer is SERVING. The first answer is part of the attempt to connect, and of
+        ///   its [time](Self::connect_timeout).
+        /// * With any other answer it is TransientFailure: calls fail with
+        ///   [`Error::NotServing`]($crate::grpc::Error::NotServing) and are not sent; those that run go on. Its socket stays
+        ///   open, and with the next SERVING it is Ready.
+        /// * The server is asked by `Watch`. One that says UNIMPLEMENTED is asked by `Check` every 5 s; one that says so to that,
+        ///   too, counts as SERVING, and is asked no more.
+        /// * A watch that ends, or fails otherwise, is no SERVING. It is opened again: at once if it has lasted, else after
+        ///   the pauses of [`Backoff::default`]($crate::grpc::Backoff).
+        ///
+        /// The watch is an open stream: it counts among those that the server allows at a time (MAX_CONCURRENT_STREAMS; a server
+        /// that allows one leaves none for calls), and [`keepalive`](Self::keepalive) pings while it is open. It is no
+        /// call: a connection without calls becomes Idle as ever.
+        pub fn health_check(mut self, service: impl Into<String>) -> Self {
+            self.options.tuning.health_check = Some(service.into());
             self
         }
 

@@ -57,6 +57,17 @@ pub enum Error {
         /// What the phase failed with; an [`std::io::Error`] of kind `TimedOut` if the attempt's time was up.
         source: Cause,
     },
+    /// The connection is up, but by its [health check](super::ClientConnBuilder::health_check) the server does not serve:
+    /// requests are not sent. Status code `Unavailable`.
+    #[non_exhaustive]
+    NotServing {
+        /// The target, as it was given.
+        target: Arc<str>,
+        /// The service that was asked about; empty for the server as a whole.
+        service: Arc<str>,
+        /// What the server said.
+        source: HealthError,
+    },
     /// The server has certainly not processed the request: it did not leave, or the server refused its stream, or took leave
     /// (GOAWAY) without it. It was sent again as often as that may be, or could not be because it is larger than
     /// what is [kept](super::ClientConnBuilder::resend_buffer). Status code `Unavailable`.
@@ -124,6 +135,22 @@ pub enum TargetError {
     Unsupported(&'static str),
 }
 
+/// What a server's health service said instead of SERVING.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum HealthError {
+    /// NOT_SERVING.
+    NotServing,
+    /// SERVICE_UNKNOWN: it does not know the service, or not yet.
+    ServiceUnknown,
+    /// UNKNOWN, or an answer that is not in the protocol.
+    Unknown,
+    /// The watch ended, with status OK.
+    Ended,
+    /// The check failed. Some servers say NOT_FOUND for a service that they do not know.
+    Failed(Status),
+}
+
 /// The phases of a dial, in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -136,6 +163,9 @@ pub enum DialPhase {
     Tls,
     /// From the HTTP/2 preface to the server's SETTINGS frame.
     Settings,
+    /// From there to the first answer of the server's health service, if it is
+    /// [asked](super::ClientConnBuilder::health_check).
+    Health,
 }
 
 /// The phases of a call, in their order.
@@ -165,7 +195,10 @@ impl Error {
             Error::InvalidTarget { .. } | Error::InvalidConfig { .. } | Error::NoRuntime => {
                 Code::FailedPrecondition
             }
-            Error::Dial { .. } | Error::NotProcessed { .. } | Error::NoAddresses => Code::Unavailable,
+            Error::Dial { .. }
+            | Error::NotServing { .. }
+            | Error::NotProcessed { .. }
+            | Error::NoAddresses => Code::Unavailable,
             Error::Exhausted { .. } => Code::ResourceExhausted,
             Error::Interrupted { source, .. } => interrupted_code(&**source),
             Error::DeadlineExceeded { .. } => Code::DeadlineExceeded,
@@ -227,6 +260,10 @@ impl fmt::Display for Error {
             Error::InvalidTarget { target, .. } => write!(f, "invalid target {target:?}"),
             Error::InvalidConfig { option, .. } => write!(f, "invalid value for `{option}`"),
             Error::Dial { target, phase, .. } => write!(f, "cannot connect to {target}: {phase}"),
+            Error::NotServing { target, service, .. } if service.is_empty() => {
+                write!(f, "{target} is not serving")
+            }
+            Error::NotServing { target, service, .. } => write!(f, "{target} is not serving {service:?}"),
             Error::NotProcessed { .. } => f.write_str("the server did not process the request"),
             Error::Interrupted { phase, .. } => write!(f, "the call broke off while {phase}"),
             Error::DeadlineExceeded { phase, timeout } => {
@@ -244,6 +281,7 @@ impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
             Error::InvalidTarget { source, .. } => Some(source),
+            Error::NotServing { source, .. } => Some(source),
             Error::InvalidConfig { source, .. }
             | Error::Dial { source, .. }
             | Error::NotProcessed { source, .. }
@@ -291,6 +329,27 @@ impl StdError for TargetError {
     }
 }
 
+impl fmt::Display for HealthError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            HealthError::NotServing => "its health service says NOT_SERVING",
+            HealthError::ServiceUnknown => "its health service says SERVICE_UNKNOWN",
+            HealthError::Unknown => "its health service says UNKNOWN",
+            HealthError::Ended => "the watch of its health has ended",
+            HealthError::Failed(_) => "the check of its health failed",
+        })
+    }
+}
+
+impl StdError for HealthError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            HealthError::Failed(status) => Some(status),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for DialPhase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -298,6 +357,7 @@ impl fmt::Display for DialPhase {
             DialPhase::Connect => "connecting",
             DialPhase::Tls => "the TLS handshake",
             DialPhase::Settings => "waiting for the server's HTTP/2 SETTINGS",
+            DialPhase::Health => "waiting for the first answer of the server's health service",
         })
     }
 }

@@ -46,7 +46,7 @@ pub use self::conn::tls::TlsConfig;
 pub use self::conn::{
     ClientConn, ClientConnBuilder, ConnectivityState, ResponseBody, ResponseFuture, WaitForReady,
 };
-pub use self::error::{CallPhase, DialPhase, Error, TargetError};
+pub use self::error::{CallPhase, DialPhase, Error, HealthError, TargetError};
 pub use self::global::{AlreadyInitialized, get_client, init_client};
 #[cfg(feature = "channel")]
 #[cfg_attr(docsrs, doc(cfg(feature = "channel")))]

@@ -3,6 +3,7 @@
 
 pub mod blackhole;
 pub mod frames;
+pub mod health;
 pub mod memory;
 
 use std::collections::HashMap;
@@ -18,6 +19,7 @@ use tokio::sync::{oneshot, watch};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_stream::{Stream, StreamExt};
 use tonic::transport::Server;
+use tonic::transport::server::Router;
 use tonic::{Request, Response, Status};
 
 /// What a server saw.
@@ -247,7 +249,21 @@ impl TonicServer {
         Self::start_at(addr, "again", |server| server)
     }
 
+    /// With other services beside the greeter.
+    pub fn start_beside(others: impl FnOnce(Router) -> Router) -> Self {
+        Self::start_all("127.0.0.1:0".parse().unwrap(), "tonic", |server| server, others)
+    }
+
     pub fn start_at(addr: SocketAddr, name: &'static str, configure: impl FnOnce(Server) -> Server) -> Self {
+        Self::start_all(addr, name, configure, |router| router)
+    }
+
+    fn start_all(
+        addr: SocketAddr,
+        name: &'static str,
+        configure: impl FnOnce(Server) -> Server,
+        others: impl FnOnce(Router) -> Router,
+    ) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("server")
@@ -271,14 +287,12 @@ impl TonicServer {
         });
         let (graceful, stop) = oneshot::channel::<()>();
         let greeter = GreeterServer::new(Greeting { seen: Arc::clone(&seen), name });
-        let serving = configure(Server::builder()).add_service(greeter).serve_with_incoming_shutdown(
-            incoming,
-            async move {
-                if stop.await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-            },
-        );
+        let router = others(configure(Server::builder()).add_service(greeter));
+        let serving = router.serve_with_incoming_shutdown(incoming, async move {
+            if stop.await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        });
         runtime.spawn(serving);
         TonicServer { addr, seen, runtime: Some(runtime), graceful: Some(graceful) }
     }

@@ -53,7 +53,8 @@ use crate::tide::{Ageable, sealed};
 /// All connections of a pool dial through one gate. While the server does not answer, one attempt at a time is made, with
 /// a pause between attempts that grows from 50 ms to 1 s ([`redial`](ClientPoolBuilder::redial)), however
 /// many calls are waiting; a call waits for the next attempt, within its deadline, and fails with its error. When an attempt
-/// succeeds, all who are waiting connect.
+/// succeeds, all who are waiting connect. A server that says that it does not serve
+/// ([`health_check`](ClientPoolBuilder::health_check)) is an outage, too.
 ///
 /// # The end of a connection
 ///
@@ -315,7 +316,8 @@ impl ClientPoolBuilder {
     /// caller has, and HTTP/2 carries the calls of both side by side. Default: no limit, each caller gets a
     /// connection to itself.
     ///
-    /// A connection that the server told to go away does not count while its last calls run out.
+    /// A connection that takes no new calls (the server told it to go away, or does not serve, or it is
+    /// [old](Self::max_connection_age)) does not count while its last ones run out.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = Some(connections);
         self

@@ -31,7 +31,7 @@ pub struct ClientPoolStats {
     pub peak_open: usize,
     /// Attempts to connect.
     pub dials: u64,
-    /// Of these, those that failed.
+    /// Of these, those that failed, or found a server that does not serve.
     pub failed_dials: u64,
 }
 

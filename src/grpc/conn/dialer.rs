@@ -15,6 +15,7 @@ use super::backoff::Pauses;
 use super::connector::{BoxError, BoxedIo};
 use super::gate::Entry;
 use super::happy_eyeballs;
+use super::health::{self, Health, Verdict};
 use super::request_body::RequestBody;
 use super::shared::{News, Shared, Transport};
 use super::state::ConnectivityState;
@@ -58,7 +59,7 @@ pub(super) fn run(owner: &Arc<Shared>, settings: Arc<Settings>) -> impl Future<O
                     loop {
                         let pause = pauses.next();
                         let error = match attempt(&guard.owner, &settings, None, pause, news.clone()).await {
-                            Ok(()) => return guard.finish(),
+                            Ok(_) => return guard.finish(),
                             Err(error) => error,
                         };
                         let Some(owner) = guard.owner.upgrade() else { return };
@@ -99,8 +100,14 @@ async fn dial_through_gate(
                 let pooled = Pooled { group, place };
                 let result = attempt(&guard.owner, settings, Some(pooled), Duration::ZERO, news).await;
                 match result {
-                    Ok(()) => {
+                    Ok(Ok(())) => {
                         turn.succeeded();
+                        return guard.finish();
+                    }
+                    // The connection is up and stays; to the others it is an outage as any.
+                    Ok(Err(error)) => {
+                        bump(&group.counters.failed_dials);
+                        turn.failed(error);
                         return guard.finish();
                     }
                     // Closed on this side meanwhile: that says nothing of the server, so the turn is not settled.
@@ -181,7 +188,7 @@ async fn grow_old(link: &Link, most: Option<Duration>) {
     if let Some(most) = most {
         sleep(most.min(YEAR).mul_f64(fastrand::f64().mul_add(0.2, 0.9))).await;
         if let Some(owner) = link.owner() {
-            owner.link_aged(link.id);
+            owner.link_aged(link);
         }
     }
     std::future::pending().await
@@ -196,19 +203,20 @@ impl Progress {
     }
 
     fn phase(&self) -> DialPhase {
-        [DialPhase::Resolve, DialPhase::Connect, DialPhase::Tls, DialPhase::Settings]
+        [DialPhase::Resolve, DialPhase::Connect, DialPhase::Tls, DialPhase::Settings, DialPhase::Health]
             [usize::from(self.0.load(Ordering::Relaxed))]
     }
 }
 
-/// Name resolution to SETTINGS under one time budget. On success the connection is Ready.
+/// Name resolution to SETTINGS, and to the first word on the server's health, under one time budget. On success the
+/// connection is Ready, or up and not serving.
 async fn attempt(
     owner: &Weak<Shared>,
     settings: &Arc<Settings>,
     pooled: Option<Pooled<'_>>,
     backoff: Duration,
     news: watch::Receiver<News>,
-) -> Result<(), Error> {
+) -> Result<Verdict, Error> {
     let (group, place) = match pooled {
         Some(Pooled { group, place }) => (Some(group), place),
         None => (None, None),
@@ -222,18 +230,23 @@ async fn attempt(
     let progress = Progress(AtomicU8::new(DialPhase::Resolve as u8));
     let budget = settings.tuning.connect_timeout.unwrap_or_else(|| ATTEMPT.max(backoff));
     let deadline = Instant::now() + budget.min(YEAR);
-    let result = match timeout_at(deadline, establish(settings, group, &link, &progress)).await {
+    let up = async {
+        let (send, mut conn) = establish(settings, group, &link, &progress).await?;
+        let (health, verdict) = first_word(settings, &send, &mut conn, &link, &progress).await?;
+        Ok::<_, BoxError>((send, conn, health, verdict))
+    };
+    let result = match timeout_at(deadline, up).await {
         Ok(result) => result,
         Err(_) => Err(timed_out(format!("not done after {budget:?}")).into()),
     };
     match result {
-        Ok((send, conn)) => {
+        Ok((send, conn, health, verdict)) => {
             let owner = owner.upgrade().ok_or(Error::Closed)?;
-            match owner.connected(Transport { send, link: Arc::clone(&link) }) {
+            match owner.connected(Transport { send, link: Arc::clone(&link) }, verdict.clone()) {
                 Ok(()) => {
                     cut.disarm();
-                    tokio::spawn(drive(conn, link, Arc::clone(settings), news));
-                    Ok(())
+                    tokio::spawn(drive(conn, link, Arc::clone(settings), health, news));
+                    Ok(verdict)
                 }
                 Err(error) => Err(error),
             }
@@ -304,6 +317,29 @@ async fn establish(
     }
 }
 
+/// What the server says of its health, if it is to be asked; else that is taken for good.
+async fn first_word(
+    settings: &Arc<Settings>,
+    send: &SendRequest<RequestBody>,
+    conn: &mut Pin<Box<HyperConnection>>,
+    link: &Arc<Link>,
+    progress: &Progress,
+) -> Result<(Option<Box<Health>>, Verdict), BoxError> {
+    let Some(service) = &settings.tuning.health_check else { return Ok((None, Ok(()))) };
+    progress.at(DialPhase::Health);
+    let mut health = Box::new(Health::new(service, send.clone(), Arc::clone(settings), Arc::clone(link)));
+    tokio::select! {
+        biased;
+        _ = link.reached(LinkPhase::Draining) => {}
+        result = conn => {
+            result?;
+            link.reached(LinkPhase::Draining).await;
+        }
+        verdict = health.next() => return Ok((Some(health), verdict)),
+    }
+    Err(link.why_closed().into())
+}
+
 /// A connected stream, TLS included.
 async fn connect(settings: &Settings, progress: &Progress) -> Result<BoxedIo, BoxError> {
     let io = match &settings.tuning.connector {
@@ -348,7 +384,7 @@ async fn connect_socket(settings: &Settings, progress: &Progress) -> Result<Boxe
 /// Drives a connection from SETTINGS to the close of its socket.
 ///
 /// 1. hyper's part is polled all along. It may be over before the socket is: streams that are open at a GOAWAY
-///    go on in a task of hyper's own.
+///    go on in a task of hyper's own. The server's health is followed up to the end of this stage at most.
 /// 2. When the last handle is gone, or no call has run for the idle timeout, no stream is left (calls and bodies are
 ///    handles), and hyper's request senders are dropped: hyper says goodbye and closes.
 /// 3. When the connection was closed with a grace, the same happens; what still runs at the grace's end is cut.
@@ -358,8 +394,10 @@ async fn drive(
     conn: Pin<Box<HyperConnection>>,
     link: Arc<Link>,
     settings: Arc<Settings>,
+    health: Option<Box<Health>>,
     mut news: watch::Receiver<News>,
 ) {
+    let health = health::follow(health, &link, news.clone());
     let hyper = async {
         if let Err(error) = conn.await {
             trace_event!("HTTP/2 ended", error = with_causes(&error));
@@ -375,6 +413,7 @@ async fn drive(
         () = released(&mut news, &link) => {}
         () = idle(&link, settings.tuning.idle_timeout) => {}
         () = grow_old(&link, settings.tuning.max_connection_age) => {}
+        () = health => {}
     }
     if link.is_doomed() {
         tokio::select! {

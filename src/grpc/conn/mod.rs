@@ -5,6 +5,7 @@ pub(crate) mod connector;
 mod dialer;
 pub(crate) mod gate;
 mod happy_eyeballs;
+mod health;
 mod request_body;
 pub(in crate::grpc) mod service;
 pub(crate) mod shared;
@@ -50,6 +51,9 @@ use crate::primitive::Arc;
 /// next call, when the pool's gate lets it through, and that call waits.) A connection that is lost (closed by
 /// the server, told to go away, unused for the idle timeout) is Idle. [`close`](Self::close) is
 /// [`Shutdown`](ConnectivityState::Shutdown), for good.
+///
+/// With a [health check](ClientConnBuilder::health_check) the server's own word counts, too: it is Ready when the server says
+/// that it serves, and TransientFailure while it says otherwise, on a connection that stays.
 ///
 /// # Calls
 ///

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue, USER_AGENT};
+use http::uri::PathAndQuery;
 use http::{Request, Response, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -157,8 +158,7 @@ async fn exchange(
     loop {
         sent.store(false, Ordering::Relaxed);
         let (Lease { mut send, mut call }, settings) = source.lease(wait_for_ready).await?;
-        *request.uri_mut() = settings.uri(path.clone());
-        request.headers_mut().insert(USER_AGENT, user_agent(own_agent.as_ref(), &settings.user_agent));
+        address(&settings, &mut request, path.clone(), own_agent.as_ref());
         call.body = Some(Arc::clone(&body));
         sent.store(true, Ordering::Relaxed);
         let mut error = match send.try_send_request(request).await {
@@ -217,9 +217,17 @@ fn is_plain_http<B>(response: &Response<B>) -> bool {
         && !kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
 }
 
-/// The connection's own, behind what the request came with.
-fn user_agent(request: Option<&HeaderValue>, ours: &HeaderValue) -> HeaderValue {
-    request.map_or_else(|| ours.clone(), |own| joined(own, ours))
+/// Makes the request one to this target: scheme, authority and user agent, its own before the connection's.
+pub(super) fn address<B>(
+    settings: &Settings,
+    request: &mut Request<B>,
+    path: Option<PathAndQuery>,
+    own_agent: Option<&HeaderValue>,
+) {
+    *request.uri_mut() = settings.uri(path);
+    let agent =
+        own_agent.map_or_else(|| settings.user_agent.clone(), |own| joined(own, &settings.user_agent));
+    request.headers_mut().insert(USER_AGENT, agent);
 }
 
 fn joined(own: &HeaderValue, ours: &HeaderValue) -> HeaderValue {

@@ -13,8 +13,8 @@
 //! * **Dialling** is one task at most (`Inner::dialing`), on the runtime of the call that wanted it. A task that
 //!   is dropped with its runtime leaves by its guard: the state is Idle again, and whoever waits dials anew.
 //! * A **link** (one socket) is current from [`connected`](Shared::connected) to the first of: the tap saw GOAWAY or
-//!   the end of the socket, the driver found it idle, hyper gave a request back. A link that is no longer
-//!   current ends with its streams; `close` alone cuts it.
+//!   the end of the socket, the driver found it idle, hyper gave a request back, a pool gave it up because its server does not
+//!   serve. A link that is no longer current ends with its streams; `close` alone cuts it.
 
 use std::fmt;
 use std::time::Duration;
@@ -24,6 +24,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 
 use super::dialer;
+use super::health::Verdict;
 use super::request_body::{CallBody, RequestBody};
 use super::state::ConnectivityState;
 use super::tap::{Link, LinkPhase};
@@ -71,6 +72,9 @@ enum Phase {
     Idle,
     Connecting,
     Ready(Transport),
+    /// The link is up, and its server says that it does not serve: with what calls are told. Until it says otherwise, or the
+    /// link is lost.
+    NotServing(Transport, Error),
     /// Sticky: stays while the dial task tries again.
     Failed(Error),
     /// For good; with what calls are told.
@@ -83,8 +87,23 @@ impl Phase {
             Phase::Idle => ConnectivityState::Idle,
             Phase::Connecting => ConnectivityState::Connecting,
             Phase::Ready(_) => ConnectivityState::Ready,
-            Phase::Failed(_) => ConnectivityState::TransientFailure,
+            Phase::NotServing(..) | Phase::Failed(_) => ConnectivityState::TransientFailure,
             Phase::Shutdown(_) => ConnectivityState::Shutdown,
+        }
+    }
+
+    /// With a link, whose server says this of itself.
+    fn up(transport: Transport, verdict: Verdict) -> Phase {
+        match verdict {
+            Ok(()) => Phase::Ready(transport),
+            Err(error) => Phase::NotServing(transport, error),
+        }
+    }
+
+    fn transport(&self) -> Option<&Transport> {
+        match self {
+            Phase::Ready(transport) | Phase::NotServing(transport, _) => Some(transport),
+            _ => None,
         }
     }
 }
@@ -93,6 +112,7 @@ impl Phase {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct News {
     pub(super) state: ConnectivityState,
+    /// Whether more news will come by themselves: of a dial, or of the server's health.
     dialing: bool,
     attempts: u64,
     update: u64,
@@ -155,7 +175,7 @@ impl CallGuard {
             let slot = self.link.slots.take();
             tokio::pin!(slot);
             // Looked at after the subscription: no change is missed.
-            while self.owner.is_current(&self.link) {
+            while self.owner.takes_calls_on(&self.link) {
                 tokio::select! {
                     biased;
                     () = &mut slot => {
@@ -230,7 +250,7 @@ impl Shared {
         inner.updates += 1;
         let news = News {
             state: inner.phase.state(),
-            dialing: inner.dialing,
+            dialing: inner.dialing || matches!(inner.phase, Phase::NotServing(..)),
             attempts: inner.attempts,
             update: inner.updates,
         };
@@ -331,7 +351,7 @@ impl Shared {
         }
     }
 
-    /// A lease if there is a connection. In TransientFailure: the error, for a connection that paces itself, at once;
+    /// A lease if there is a connection. In TransientFailure: the error, for a connection that paces itself or is up, at once;
     /// for one that shares its pool's gate, only if it is the outcome of an attempt after the first
     /// `waited_from`; else the caller waits for the next attempt.
     fn try_lease(self: &Arc<Self>, waited_from: Option<u64>) -> Found {
@@ -343,7 +363,7 @@ impl Shared {
                 let call = CallGuard { owner, link, has_slot: false, body: None, ticket: None };
                 Found::Lease(Lease { send: send.clone(), call })
             }
-            Phase::Shutdown(error) => Found::Failed(error.clone()),
+            Phase::NotServing(_, error) | Phase::Shutdown(error) => Found::Failed(error.clone()),
             Phase::Failed(error)
                 if self.group.is_none() || waited_from.is_some_and(|from| from != inner.attempts) =>
             {
@@ -364,7 +384,7 @@ impl Shared {
         let runtime = Handle::try_current().map_err(|_| Error::NoRuntime)?;
         let begin = self.update(|inner| {
             match inner.phase {
-                Phase::Ready(_) | Phase::Shutdown(_) => return false,
+                Phase::Ready(_) | Phase::NotServing(..) | Phase::Shutdown(_) => return false,
                 Phase::Idle if !inner.dialing => inner.phase = Phase::Connecting,
                 _ => {}
             }
@@ -399,25 +419,29 @@ impl Shared {
         })
     }
 
-    /// The dial came through: Ready, unless the link is already no good, or the connection was closed meanwhile.
-    pub(super) fn connected(&self, transport: Transport) -> Result<(), Error> {
-        let refused = self.update(|inner| {
+    /// The dial came through: Ready, or TransientFailure if the server does not serve; unless the link is already no good, or
+    /// the connection was closed meanwhile.
+    pub(super) fn connected(&self, transport: Transport, verdict: Verdict) -> Result<(), Error> {
+        let failure = verdict.clone().err();
+        self.trace_not_serving(failure.as_ref());
+        let outcome = self.update(|inner| {
             if matches!(inner.phase, Phase::Shutdown(_)) {
-                return Some((Error::Closed, transport));
+                return Err((Error::Closed, transport));
             }
             if transport.link.phase() != LinkPhase::Open {
                 let lost =
                     std::io::Error::new(std::io::ErrorKind::ConnectionReset, "lost at once after SETTINGS");
-                return Some((self.dial_error(DialPhase::Settings, lost), transport));
+                return Err((self.dial_error(DialPhase::Settings, lost), transport));
             }
-            inner.phase = Phase::Ready(transport);
             inner.dialing = false;
             inner.attempts += 1;
-            None
+            let failure = failure.map(|error| (inner.attempts, error));
+            let before = failure.and_then(|failure| inner.last_failure.replace(failure));
+            Ok((before, std::mem::replace(&mut inner.phase, Phase::up(transport, verdict))))
         });
-        match refused {
-            None => Ok(()),
-            Some((error, _transport)) => Err(error),
+        match outcome {
+            Ok(_old) => Ok(()),
+            Err((error, _transport)) => Err(error),
         }
     }
 
@@ -454,10 +478,13 @@ impl Shared {
         self.tell_group();
     }
 
-    /// How many streams its server takes, while it is Ready.
+    /// How many calls its server takes at once, while it is Ready. A health check takes a stream, too.
     pub(in crate::grpc) fn stream_limit(&self) -> Option<u32> {
+        let checked = self.settings.as_ref().is_ok_and(|settings| settings.tuning.health_check.is_some());
         match &self.inner.lock().phase {
-            Phase::Ready(transport) => Some(transport.link.slots.limit()),
+            Phase::Ready(transport) => {
+                Some(transport.link.slots.limit().saturating_sub(u32::from(checked)))
+            }
             _ => None,
         }
     }
@@ -465,14 +492,46 @@ impl Shared {
     /// Why it is in TransientFailure or Shutdown.
     pub(in crate::grpc) fn failure(&self) -> Option<Error> {
         match &self.inner.lock().phase {
-            Phase::Failed(error) | Phase::Shutdown(error) => Some(error.clone()),
+            Phase::NotServing(_, error) | Phase::Failed(error) | Phase::Shutdown(error) => {
+                Some(error.clone())
+            }
             _ => None,
+        }
+    }
+
+    // ── the server's health ──
+
+    /// Whether calls go to this link, or will when its server serves.
+    pub(super) fn is_current(&self, link: u64) -> bool {
+        self.inner.lock().phase.transport().is_some_and(|transport| transport.link.id == link)
+    }
+
+    /// The server of a link says how it is. That of an old one says nothing that counts.
+    pub(super) fn health_changed(&self, link: u64, verdict: Verdict) {
+        let failure = verdict.clone().err();
+        let old = self.update(|inner| {
+            let transport = inner.phase.transport().filter(|transport| transport.link.id == link)?.clone();
+            Some(std::mem::replace(&mut inner.phase, Phase::up(transport, verdict)))
+        });
+        if let Some(Phase::Ready(_)) = old
+            && failure.is_some()
+        {
+            self.trace_not_serving(failure.as_ref());
+            if let Some(group) = self.group() {
+                group.gate.doubt();
+            }
+        }
+    }
+
+    fn trace_not_serving(&self, error: Option<&Error>) {
+        if let Some(error) = error {
+            trace_event!("not serving", target = self.target(), error = with_causes(error));
         }
     }
 
     // ── the end of a link ──
 
-    fn is_current(&self, link: &Link) -> bool {
+    fn takes_calls_on(&self, link: &Link) -> bool {
         matches!(&self.inner.lock().phase, Phase::Ready(transport) if transport.link.id == link.id)
     }
 
@@ -488,8 +547,10 @@ impl Shared {
     }
 
     /// The link has lived as long as it may.
-    pub(super) fn link_aged(&self, id: u64) {
-        self.retire(|link| link.id == id);
+    pub(super) fn link_aged(&self, link: &Link) {
+        if self.retire(|current| current.id == link.id) {
+            link.run_out();
+        }
     }
 
     /// As `link_down`, if no call has run on the link for `timeout`: the driver's idle timeout.
@@ -498,8 +559,8 @@ impl Shared {
     }
 
     fn retire(&self, which: impl FnOnce(&Link) -> bool) -> bool {
-        self.update(|inner| match &inner.phase {
-            Phase::Ready(transport) if which(&transport.link) => {
+        self.update(|inner| match inner.phase.transport() {
+            Some(transport) if which(&transport.link) => {
                 Some(std::mem::replace(&mut inner.phase, Phase::Idle))
             }
             _ => None,
@@ -516,7 +577,7 @@ impl Shared {
 
     /// Shutdown, for all handles.
     fn shut_down(&self, running: Running) {
-        let (_old, links) = self.update(|inner| {
+        let (old, links) = self.update(|inner| {
             let links: Vec<_> = match running {
                 Running::MayEnd => Vec::new(),
                 _ => inner.links.iter().filter_map(Weak::upgrade).collect(),
@@ -526,13 +587,19 @@ impl Shared {
                 links.iter().for_each(|link| link.doom());
             }
             let told = match (&inner.phase, running) {
-                (Phase::Failed(error) | Phase::Shutdown(error), Running::MayEnd) => error.clone(),
+                (
+                    Phase::Failed(error) | Phase::NotServing(_, error) | Phase::Shutdown(error),
+                    Running::MayEnd,
+                ) => error.clone(),
                 _ => Error::Closed,
             };
             (std::mem::replace(&mut inner.phase, Phase::Shutdown(told)), links)
         });
         if running == Running::IsCut {
             links.iter().for_each(|link| link.kill());
+        }
+        if let (Running::MayEnd, Some(transport)) = (running, old.transport()) {
+            transport.link.run_out();
         }
         if let Some((group, id)) = &self.group {
             group.shut_down(*id);
@@ -558,15 +625,18 @@ impl Shared {
     }
 
     /// TransientFailure is taken back to what it is without the memory of the failure: Connecting if an attempt is
-    /// under way, else Idle.
+    /// under way, else Idle. A link whose server does not serve is given up: the next dial asks another.
     pub(crate) fn forget_failure(&self) {
-        let _old = self.update(|inner| match inner.phase {
-            Phase::Failed(_) => {
+        let old = self.update(|inner| match inner.phase {
+            Phase::Failed(_) | Phase::NotServing(..) => {
                 let next = if inner.dialing { Phase::Connecting } else { Phase::Idle };
                 Some(std::mem::replace(&mut inner.phase, next))
             }
             _ => None,
         });
+        if let Some(transport) = old.as_ref().and_then(Phase::transport) {
+            transport.link.run_out();
+        }
     }
 
     /// This connection's number in `group`; `None` if it is no member of it.

@@ -14,6 +14,9 @@ use std::fmt;
 ///    └──────────── lost, told to go away, idle ◀──────────────┘
 ///   any ── close() ──▶ Shutdown
 /// ```
+///
+/// With a [health check](super::ClientConnBuilder::health_check), Ready takes the server's SERVING besides; and while it is
+/// connected, the server's word moves it from Ready to TransientFailure and back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum ConnectivityState {
@@ -23,7 +26,8 @@ pub enum ConnectivityState {
     Connecting,
     /// The server's SETTINGS frame has arrived, and nothing has gone wrong since.
     Ready,
-    /// The last attempt failed. The state stays through later attempts until one succeeds.
+    /// The last attempt failed. The state stays through later attempts until one succeeds. Or there is a connection, but the
+    /// server says that it does not serve.
     TransientFailure,
     /// Closed on this side, for good.
     Shutdown,

@@ -68,7 +68,8 @@ pub(crate) struct Link {
     born: Instant,
     /// A GOAWAY, or what the socket's last read said, if it was the end: whichever came first.
     end: OnceLock<io::Error>,
-    /// The place among the pool's sockets, where those are limited; given back with the socket, or at GOAWAY.
+    /// The place among the pool's sockets, where those are limited; given back with the socket, or when only its last calls
+    /// run on it.
     place: Mutex<Option<OwnedSemaphorePermit>>,
 }
 
@@ -205,6 +206,15 @@ impl Link {
     fn give_place_back(&self) {
         let place = self.place.lock().take();
         drop(place);
+    }
+
+    /// To be called when no new call comes here, though the server has not said so: while its last ones run, the pool may open
+    /// another socket.
+    pub(crate) fn run_out(&self) {
+        // Without a call the socket closes now, and gives its place back with that.
+        if self.idle_since().is_none() {
+            self.give_place_back();
+        }
     }
 
     fn on_close(&self) {

@@ -273,7 +273,7 @@ impl Source for BalancedSource {
             let Some(address) = set.choose(&tried) else {
                 match last {
                     // Their gates pace what follows.
-                    Error::Dial { .. } if wait_for_ready => tried.clear(),
+                    Error::Dial { .. } | Error::NotServing { .. } if wait_for_ready => tried.clear(),
                     // Until the feed tells of another set.
                     Error::NoAddresses if wait_for_ready => _ = told.changed().await,
                     _ => return Err(last),

@@ -174,7 +174,7 @@ impl Source for LeaseSource {
             let slot = match slot {
                 Ok(slot) => slot,
                 // It would dial again; the gate paces those that follow.
-                Err(Error::Dial { .. }) if wait_for_ready => continue,
+                Err(Error::Dial { .. } | Error::NotServing { .. }) if wait_for_ready => continue,
                 Err(error) => return Err(error),
             };
             if let Some(lease) = slot.lease(wait_for_ready).await? {
