@@ -82,9 +82,10 @@ fn guards_of_a_static_pool_go_everywhere() {
 
 mod grpc {
     use cenote::grpc::{
-        AlreadyInitialized, ChannelObserver, ClientConn, ClientConnBuilder, ClientPool, ClientPoolBuilder,
-        ClientPoolStats, ConnectivityState, Error, HealthError, PooledConn, ResponseBody, ResponseFuture,
-        TlsConfig,
+        Addresses, AlreadyInitialized, BalancedChannel, ChannelObserver, ClientConn, ClientConnBuilder,
+        ClientPool, ClientPoolBuilder, ClientPoolStats, ConnectivityState, Error, HealthError, Overflow,
+        PooledConn, ResponseBody, ResponseFuture, StreamChannel, StreamLease, StreamPool, StreamPoolBuilder,
+        StreamPoolStats, TlsConfig,
     };
     use tonic::Status;
     use tonic::body::Body;
@@ -108,6 +109,18 @@ mod grpc {
     assert_impl_all!(AlreadyInitialized: Send, Sync, std::error::Error);
     assert_impl_all!(ConnectivityState: Send, Sync, Copy, Eq, std::hash::Hash);
     assert_impl_all!(ClientPoolStats: Send, Sync, Copy);
+    assert_impl_all!(StreamPool: Send, Sync, Unpin, Clone, Default, std::fmt::Debug);
+    assert_impl_all!(StreamPoolBuilder: Send, Sync, Clone, std::fmt::Debug);
+    assert_impl_all!(StreamPoolStats: Send, Sync, Unpin, Clone, Default);
+    assert_impl_all!(Overflow: Send, Sync, Copy, Eq);
+    // One stream, counted once.
+    assert_impl_all!(StreamLease: Send, Sync, Unpin, std::fmt::Debug);
+    assert_not_impl_any!(StreamLease: Clone, Copy);
+    assert_impl_all!(StreamChannel: Send, Sync, Unpin, Clone, std::fmt::Debug);
+    assert_impl_all!(BalancedChannel: Send, Sync, Unpin, Clone, std::fmt::Debug);
+    // It holds a stream of changes, which one task polls.
+    assert_impl_all!(Addresses: Send, Unpin, std::fmt::Debug);
+    assert_not_impl_any!(Addresses: Sync, Clone);
     // A call runs in a task that may move; a body may be kept anywhere.
     assert_impl_all!(ResponseFuture: Send, Unpin);
     assert_impl_all!(ResponseBody: Send, Unpin, Default);
@@ -117,6 +130,10 @@ mod grpc {
     assert_impl_all!(ClientConn: GrpcService<Body>, Service<http::Request<Body>, Error = Status>);
     assert_impl_all!(PooledConn<'static>: GrpcService<Body>, Service<http::Request<Body>, Error = Status>);
     assert_impl_all!(&'static mut PooledConn<'static>: GrpcService<Body>);
+    assert_impl_all!(StreamLease: GrpcService<Body>, Service<http::Request<Body>, Error = Status>);
+    assert_impl_all!(&'static mut StreamLease: GrpcService<Body>);
+    assert_impl_all!(StreamChannel: GrpcService<Body>, Service<http::Request<Body>, Error = Status>);
+    assert_impl_all!(BalancedChannel: GrpcService<Body>, Service<http::Request<Body>, Error = Status>);
     assert_impl_all!(<ClientConn as GrpcService<Body>>::ResponseBody: Default);
 
     /// As the generated clients have it in their `impl` blocks.
@@ -139,5 +156,21 @@ mod grpc {
         a_generated_client_takes(&guard);
         everywhere(&pool);
         everywhere(&pool.get_owned());
+    }
+
+    #[test]
+    fn leases_and_channels_of_a_stream_pool_are_services_for_generated_clients_and_go_everywhere() {
+        let pool = StreamPool::new();
+        let mut lease = pool.get("http://127.0.0.1:1").unwrap();
+        let channel = pool.channel("http://127.0.0.1:1").unwrap();
+        let balanced = pool.balance(Addresses::list(["http://127.0.0.1:1"]));
+        a_generated_client_takes(&(&mut lease));
+        a_generated_client_takes(&lease);
+        a_generated_client_takes(&channel);
+        a_generated_client_takes(&balanced);
+        everywhere(&pool);
+        everywhere(&lease);
+        everywhere(&channel);
+        everywhere(&balanced);
     }
 }

@@ -429,3 +429,43 @@ async fn no_call_is_lost_by_a_storm_of_goaways() {
     assert!(server.seen.accepted() > 20, "{}", server.seen.accepted());
     assert!(server.seen.peak_on_one() <= 5);
 }
+
+#[tokio::test]
+async fn a_lease_whose_dial_failed_gets_another_stream_for_its_next_call() {
+    let target = refused_target();
+    let pool = StreamPool::new();
+    let lease = pool.get(&target).unwrap();
+    assert!(matches!(lease.granted().await, Err(Error::Dial { .. })));
+    let _server = TonicServer::start_at(target["http://".len()..].parse().unwrap(), "tonic", |server| server);
+    let mut client = GreeterClient::new(lease);
+    client.say_hello(hello("ada")).await.unwrap();
+    assert_eq!(pool.stats().address(&target).unwrap().streams(), 1, "the lease's");
+}
+
+#[tokio::test]
+async fn a_lease_whose_connection_was_lost_gets_another_stream_in_place_of_the_lost_one() {
+    let server = TonicServer::start();
+    let target = server.target();
+    let pool = StreamPool::new();
+    let mut client = GreeterClient::new(pool.get(&target).unwrap());
+    client.say_hello(hello("ada")).await.unwrap();
+    let address = || pool.stats().address(&target).unwrap().clone();
+    let addr = server.kill();
+    eventually_async("it is lost", || address().connections.is_empty()).await;
+    let _again = TonicServer::start_again(addr);
+    client.say_hello(hello("ada")).await.unwrap();
+    assert_eq!(address().streams(), 1);
+    assert!(address().running_out.is_empty(), "nothing holds the lost one");
+    drop(client);
+    assert_eq!(address().streams(), 0);
+}
+
+#[tokio::test]
+async fn min_idle_connections_stay_though_max_idle_is_less() {
+    let server = limited(1);
+    let pool = StreamPool::builder().max_idle(0).min_idle(2).build().unwrap();
+    burst(&pool, &server, 10, slow_hello("ada", Duration::from_millis(50))).await;
+    eventually_async("the others close", || server.seen.open() == 2).await;
+    burst(&pool, &server, 1, hello("ada")).await;
+    assert_eq!((server.seen.open(), server.seen.accepted()), (2, 10));
+}

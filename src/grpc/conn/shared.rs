@@ -482,11 +482,14 @@ impl Shared {
     pub(in crate::grpc) fn stream_limit(&self) -> Option<u32> {
         let checked = self.settings.as_ref().is_ok_and(|settings| settings.tuning.health_check.is_some());
         match &self.inner.lock().phase {
-            Phase::Ready(transport) => {
-                Some(transport.link.slots.limit().saturating_sub(u32::from(checked)))
-            }
+            Phase::Ready(transport) => Some(transport.link.slots.limit().saturating_sub(u32::from(checked))),
             _ => None,
         }
+    }
+
+    /// Whether no dial of it has come to an outcome.
+    pub(in crate::grpc) fn is_untried(&self) -> bool {
+        self.inner.lock().attempts == 0
     }
 
     /// Why it is in TransientFailure or Shutdown.

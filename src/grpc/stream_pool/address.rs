@@ -74,7 +74,8 @@ pub(super) struct Address {
     pub(super) sets: AtomicUsize,
     /// A connection was added that is not Ready yet, because of [`SPREAD_AT`]: no other for the same reason.
     spreading: AtomicBool,
-    /// What the server has last said that it takes, within the configuration's limit; 0 until then.
+    /// What the server has last said that it takes, within the configuration's limit; 0 until then. That it takes nothing for
+    /// now says nothing of how many connections are needed.
     known_limit: AtomicU32,
 }
 
@@ -201,8 +202,7 @@ impl Address {
         self.locked(|slow, later| {
             let list = read(&self.list).clone();
             let busy = |member: &Arc<Member>| member.is_ready() && member.streams() >= SPREAD_AT;
-            let most = self.config.spread.min(self.config.size);
-            if !slow.closed && list.len() < most && list.iter().all(busy) {
+            if !slow.closed && list.len() < self.config.spread && list.iter().all(busy) {
                 self.spreading.store(true, Ordering::Relaxed);
                 later.dial.push(self.add());
             }
@@ -301,7 +301,8 @@ impl Address {
         let list = read(&self.list);
         let coming = list.iter().filter(|member| member.is_on_its_way()).count();
         let here = list.len();
-        let none_allowed = list.iter().any(|member| member.is_ready() && member.limit() == 0);
+        let none_allowed =
+            list.iter().any(|member| member.is_ready() && member.was_ready() && member.limit() == 0);
         drop(list);
         let waiting = slow.queued();
         let wanted = match self.known_limit.load(Ordering::Relaxed) {
@@ -393,7 +394,8 @@ impl Address {
     fn let_go_of_idle(self: &Arc<Self>, member: &Arc<Member>) {
         self.locked(|slow, later| {
             let idle = |other: &&Arc<Member>| other.was_ready() && other.streams() == 0;
-            if read(&self.list).iter().filter(idle).count() > self.config.max_idle {
+            let most = self.config.max_idle.max(self.kept(slow));
+            if read(&self.list).iter().filter(idle).count() > most {
                 later.released.extend(self.remove(slow, member.id));
             }
         });
@@ -444,17 +446,23 @@ impl Address {
                     if let Some(limit) = member.conn.shared.stream_limit() {
                         let limit = self.config.capped(limit);
                         member.open(limit);
-                        self.known_limit.store(limit.max(1), Ordering::Relaxed);
+                        if limit > 0 {
+                            self.known_limit.store(limit, Ordering::Relaxed);
+                        }
                     }
                     self.failing.store(false, Ordering::Relaxed);
                     self.spreading.store(false, Ordering::Relaxed);
                 }
                 ConnectivityState::Connecting => return,
                 // Its dial was given up with its runtime; who waits dials on theirs.
-                ConnectivityState::Idle if !member.was_ready() => {
+                ConnectivityState::Idle if member.conn.shared.is_untried() => {
                     later.nudge.extend(slow.queue.iter().cloned());
                 }
-                ConnectivityState::Idle => later.released.extend(self.remove(slow, id)),
+                // Lost, perhaps before anybody here heard that it was Ready.
+                ConnectivityState::Idle => {
+                    later.released.extend(self.remove(slow, id));
+                    self.spreading.store(false, Ordering::Relaxed);
+                }
                 ConnectivityState::TransientFailure | ConnectivityState::Shutdown => {
                     later.discard = self.remove(slow, id);
                     self.spreading.store(false, Ordering::Relaxed);
@@ -472,9 +480,11 @@ impl Address {
 
     // ── what the keeper and others ask ──
 
-    /// Has a connection, if there should be one.
+    /// Has a connection, if there should be one, and one that is dialled.
     pub(super) fn warm(self: &Arc<Self>) {
         self.serve();
+        // Where there is no runtime there is nothing to be done about it.
+        let _ = self.dial_what_is_due();
     }
 
     pub(super) fn is_failing(&self) -> bool {
@@ -513,6 +523,8 @@ impl Address {
     /// The keeper's round, each `ttl / WINDOWS`: lets go of what demand does not need any more, and of what has grown old once
     /// there is another in its place. False: nobody has use for the address any more.
     pub(super) fn look_after(self: &Arc<Self>) -> bool {
+        // Dials that were begun elsewhere may have ended with their runtime.
+        let _ = self.dial_what_is_due();
         let now = Instant::now();
         self.locked(|slow, later| {
             if slow.closed {
@@ -536,6 +548,9 @@ impl Address {
             let (now_and_before, lately) = (needed(&slow.demand), needed(&slow.demand[..2]));
             self.replace(&list, now_and_before, lately, now, slow, later);
             later.released.extend(list);
+            // The one that was on its way may have been let go.
+            self.spreading
+                .store(read(&self.list).iter().any(|member| member.is_on_its_way()), Ordering::Relaxed);
             let empty = self.connections.load(Ordering::Relaxed) == 0 && slow.queued() == 0;
             !(empty && slow.retired.is_empty() && kept == 0 && unused >= ttl)
         })
@@ -556,7 +571,8 @@ impl Address {
             list.iter().partition(|member| member.due.is_some_and(|due| due <= now));
         let ready = young.iter().filter(|member| member.is_ready()).count();
         let mut keep_old = lately.saturating_sub(ready).min(old.len());
-        let mut more = lately.saturating_sub(young.len());
+        // No more than there are to be renewed: what waiters need beyond, `add_what_is_missing` knows better.
+        let mut more = lately.saturating_sub(young.len()).min(old.len());
         let room = self.config.size.saturating_sub(young.len() + keep_old);
         if more > 0 && room == 0 && keep_old > 0 {
             keep_old -= 1;
@@ -604,6 +620,15 @@ impl Address {
 }
 
 impl Slow {
+    fn retire(&mut self, member: &Arc<Member>) {
+        // Not left to the keeper alone, which may come by once in a year.
+        if self.retired.len() == self.retired.capacity() {
+            self.retired.retain(|member| member.strong_count() > 0);
+            self.retired.reserve(self.retired.len() + 1);
+        }
+        self.retired.push(Arc::downgrade(member));
+    }
+
     /// Who waits.
     fn queued(&self) -> usize {
         self.queue.len().saturating_add_signed(-self.gone)
@@ -618,14 +643,6 @@ impl Slow {
             self.gone -= 1;
         }
         None
-    }
-
-    fn retire(&mut self, member: &Arc<Member>) {
-        // Before it grows: what is left over is at most as much as there is of use.
-        if self.retired.len() == self.retired.capacity() {
-            self.retired.retain(|member| member.strong_count() > 0);
-        }
-        self.retired.push(Arc::downgrade(member));
     }
 
     fn put_back(&mut self, waiter: Arc<Waiter>) {

@@ -2,7 +2,8 @@
 
 use std::fmt;
 use std::future::poll_fn;
-use std::task::Poll;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::stream::{self, BoxStream, StreamExt};
@@ -58,41 +59,58 @@ impl Addresses {
         Addresses { feed: feed.boxed(), what: "dns" }
     }
 
-    /// What a tower [`Discover`] tells, which may be any stream of [`Change`]s: of an xDS client, of Kubernetes' API, of a
-    /// file that is watched. When it ends, the last addresses stay; an error changes nothing.
+    /// What a tower [`Discover`] tells, which may be any stream of `Result<Change<_, String>, _>`: of an xDS client, of Kubernetes'
+    /// API, of a file that is watched. When it ends, the last addresses stay; an error changes nothing.
     pub fn discover<D>(discover: D) -> Self
     where
         D: Discover<Service = String> + Send + 'static,
         D::Key: Send + 'static,
         D::Error: Into<BoxError>,
     {
-        let state = (Box::pin(discover), Vec::<(D::Key, String)>::new());
-        let feed = stream::unfold(state, |(mut discover, mut known)| async move {
-            let news = poll_fn(|cx| {
-                let mut changed = false;
-                // All that is there at once, so that a set which comes in pieces is not used in pieces.
-                loop {
-                    match discover.as_mut().poll_discover(cx) {
-                        Poll::Ready(Some(Ok(change))) => {
-                            apply(&mut known, change);
-                            changed = true;
-                        }
-                        _ if changed => return Poll::Ready(Some(Ok(()))),
-                        Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error.into()))),
-                        Poll::Ready(None) => return Poll::Ready(None),
-                        Poll::Pending => return Poll::Pending,
-                    }
-                }
-            });
-            let news = news.await?;
-            let all = news.map(|()| known.iter().map(|(_, address)| address.clone()).collect());
-            Some((all, (discover, known)))
+        let told = Told { discover: Box::pin(discover), known: Vec::new(), failed: None, ended: false };
+        let feed = stream::unfold(told, |mut told| async move {
+            let news = poll_fn(|cx| told.poll_news(cx)).await?;
+            let all = news.map(|()| told.known.iter().map(|(_, address)| address.clone()).collect());
+            Some((all, told))
         });
         Addresses { feed: feed.boxed(), what: "discover" }
     }
 
     pub(super) fn into_feed(self) -> Feed {
         self.feed
+    }
+}
+
+/// What a discover has told.
+struct Told<D: Discover<Service = String>> {
+    discover: Pin<Box<D>>,
+    known: Vec<(D::Key, String)>,
+    /// An error, and the end, that came in one breath with changes: told after those.
+    failed: Option<BoxError>,
+    ended: bool,
+}
+
+impl<D: Discover<Service = String, Error: Into<BoxError>>> Told<D> {
+    /// `Ok`: `known` has changed. Takes all that is there at once, so that a set which comes in pieces is not used in pieces.
+    fn poll_news(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<(), BoxError>>> {
+        let mut changed = false;
+        while self.failed.is_none() && !self.ended {
+            match self.discover.as_mut().poll_discover(cx) {
+                Poll::Ready(Some(Ok(change))) => {
+                    apply(&mut self.known, change);
+                    changed = true;
+                }
+                Poll::Ready(Some(Err(error))) => self.failed = Some(error.into()),
+                // Not to be asked again: some streams panic then.
+                Poll::Ready(None) => self.ended = true,
+                Poll::Pending if changed => break,
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        Poll::Ready(match changed {
+            true => Some(Ok(())),
+            false => self.failed.take().map(Err),
+        })
     }
 }
 

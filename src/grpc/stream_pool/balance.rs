@@ -122,7 +122,13 @@ impl Drop for Driving {
 }
 
 async fn follow(driving: Driving, pool: Weak<Inner>) {
-    let Some(mut told) = driving.0.upgrade().map(|set| set.told.subscribe()) else { return };
+    let Some(set) = driving.0.upgrade() else { return };
+    let mut told = set.told.subscribe();
+    // Dials that were begun elsewhere may have ended with their runtime. Not under the lock: it may wake waiters.
+    let members = read(&set.members).clone();
+    drop(set);
+    members.iter().for_each(Address::warm);
+    drop(members);
     // The set is gone when the sender of `told` is.
     let gone = async move { while told.changed().await.is_ok() {} };
     tokio::select! {
@@ -217,7 +223,12 @@ impl Set {
             return None;
         }
         // Mostly all are as they should be.
-        let two = [0; 2].map(|_| &members[fastrand::usize(..members.len())]);
+        let first = fastrand::usize(..members.len());
+        let second = match members.len() - 1 {
+            0 => first,
+            others => (first + 1 + fastrand::usize(..others)) % members.len(),
+        };
+        let two = [&members[first], &members[second]];
         if tried.is_empty() && two.iter().all(|address| address.is_ready()) {
             return Some(Arc::clone(less_loaded(two)));
         }
@@ -232,8 +243,9 @@ impl Set {
         if open.is_empty() {
             return None;
         }
-        let two = [0; 2].map(|_| open[fastrand::usize(..open.len())]);
-        Some(Arc::clone(less_loaded(two)))
+        let one = open.swap_remove(fastrand::usize(..open.len()));
+        let other = fastrand::choice(&open).copied().unwrap_or(one);
+        Some(Arc::clone(less_loaded([one, other])))
     }
 }
 
@@ -262,20 +274,28 @@ impl Source for BalancedSource {
     async fn lease(&mut self, wait_for_ready: bool) -> Result<(Lease, Arc<Settings>), Error> {
         let set = &self.channel.set;
         let mut told = set.told.subscribe();
+        let mut closed = self.channel.pool.inner.closed.subscribe();
         if Handle::try_current().is_err() {
             return Err(Error::NoRuntime);
         }
-        // The sender is in `set`: no error.
-        let _ = told.wait_for(|told| *told).await;
+        // The senders are in `self`: no error, here and below.
+        tokio::select! {
+            biased;
+            _ = closed.wait_for(|closed| *closed) => return Err(Error::Closed),
+            _ = told.wait_for(|told| *told) => {}
+        }
         let mut tried = Vec::new();
         let mut last = Error::NoAddresses;
         loop {
             let Some(address) = set.choose(&tried) else {
                 match last {
-                    // Their gates pace what follows.
+                    // Each failed dial took its time, and their gates pace what follows.
                     Error::Dial { .. } | Error::NotServing { .. } if wait_for_ready => tried.clear(),
-                    // Until the feed tells of another set.
-                    Error::NoAddresses if wait_for_ready => _ = told.changed().await,
+                    // An empty set, until the feed tells of another.
+                    Error::NoAddresses if wait_for_ready => tokio::select! {
+                        _ = closed.wait_for(|closed| *closed) => return Err(Error::Closed),
+                        _ = told.changed() => {}
+                    },
                     _ => return Err(last),
                 }
                 last = Error::NoAddresses;

@@ -88,7 +88,8 @@ impl StreamPoolBuilder {
         self
     }
 
-    /// At most this many connections of one address stay when they have no stream. Default: 50.
+    /// At most this many connections of one address stay when they have no stream, but for those that
+    /// [`min_idle`](Self::min_idle) or a [`BalancedChannel`](super::BalancedChannel) keeps. Default: 50.
     pub fn max_idle(mut self, connections: usize) -> Self {
         self.config.max_idle = connections;
         self
@@ -147,6 +148,8 @@ impl StreamPoolBuilder {
         // Whatever is wrong with the template is told here, and not by each address.
         options.for_target("localhost:1").check()?;
         config.ttl = config.ttl.min(YEAR);
+        // Else each get beyond `SPREAD_AT` would look for a connection that may not be.
+        config.spread = config.spread.min(config.size);
         config.template = options;
         Ok(StreamPool::from_config(config))
     }

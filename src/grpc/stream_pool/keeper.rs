@@ -1,7 +1,7 @@
 //! The keeper: one task a pool, which comes by each address four times in a `ttl`.
 //!
-//! It runs on the runtime of whoever asked last when there was none, and holds no pool alive. When its runtime ends, or
-//! there is no address left, the next get starts another.
+//! It runs on the runtime of whoever asked last when there was none, holds no pool alive, and ends with it. When its runtime
+//! ends, or there is no address left, the next get starts another.
 
 use tokio::runtime::Handle;
 use tokio::time::sleep;
@@ -21,6 +21,7 @@ pub(super) fn start(inner: &Arc<Inner>) {
     }
 }
 
+/// Says that there is no keeper any more, should its runtime end.
 struct Guard(Weak<Inner>);
 
 impl Drop for Guard {
@@ -31,11 +32,18 @@ impl Drop for Guard {
     }
 }
 
-async fn keep(guard: Guard, period: std::time::Duration) {
+async fn keep(mut guard: Guard, period: std::time::Duration) {
+    let Some(mut closed) = guard.0.upgrade().map(|inner| inner.closed.subscribe()) else { return };
     loop {
-        sleep(period).await;
+        tokio::select! {
+            () = sleep(period) => {}
+            // Closed, or gone: the sender is in the pool.
+            _ = closed.wait_for(|closed| *closed) => return,
+        }
         let Some(inner) = guard.0.upgrade() else { return };
         if !inner.look_after() {
+            // It has said so itself, under the lock; meanwhile there may be another keeper.
+            guard.0 = Weak::new();
             return;
         }
     }

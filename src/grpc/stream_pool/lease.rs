@@ -27,7 +27,8 @@ const MAX_LOST: usize = 4;
 /// over. It is meant for one call, or for one after another: calls side by side count as one, and share the connection's
 /// limit with others at the last gate, the connection itself.
 ///
-/// If its connection is lost between two calls, the next one gets another, in its place.
+/// If its connection is lost between two calls, or could not be established for the first, the lease gets another stream for
+/// the next, in its place.
 #[must_use = "the stream goes back to the pool at once if the lease is not held"]
 pub struct StreamLease {
     hold: Hold,
@@ -58,7 +59,8 @@ impl StreamLease {
     ///
     /// # Errors
     ///
-    /// What a call would fail with: [`Error::Dial`], [`Error::Closed`] or [`Error::NoRuntime`].
+    /// What a call would fail with: [`Error::Dial`], [`Error::Closed`] or [`Error::NoRuntime`]. The first two stay until a call
+    /// asks for another stream.
     pub async fn granted(&self) -> Result<(), Error> {
         match &self.hold {
             Hold::Pending(pending) => pending.granted().await.map(|_| ()),
@@ -87,15 +89,20 @@ impl StreamLease {
         }
     }
 
+    fn is_lost(&self) -> bool {
+        match &self.hold {
+            Hold::Own(slot) => slot.is_lost(),
+            Hold::Shared(slot) => slot.is_lost(),
+            Hold::Pending(pending) => pending.is_lost(),
+        }
+    }
+
     fn source(&mut self) -> LeaseSource {
         let address = Arc::clone(self.whose());
-        // The failure was told to the calls that waited; this one tries anew.
-        if let Hold::Pending(pending) = &self.hold
-            && pending.has_failed()
-        {
+        if self.is_lost() {
             match address.get() {
                 Ok(got) => *self = StreamLease::new(got),
-                // The call meets it again.
+                // The call meets the error itself.
                 Err(_) => return LeaseSource::new(address),
             }
         }

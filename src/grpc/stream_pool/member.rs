@@ -60,10 +60,9 @@ impl Member {
         self.conn.state() == ConnectivityState::Ready
     }
 
-    /// Whether it may become Ready yet.
+    /// Whether it may take streams yet: also in the moment between Ready and [`open`](Self::open).
     pub(super) fn is_on_its_way(&self) -> bool {
-        matches!(self.conn.state(), ConnectivityState::Idle | ConnectivityState::Connecting)
-            && !self.was_ready.load(Ordering::Acquire)
+        self.conn.state().is_usable() && !self.was_ready()
     }
 
     pub(super) fn was_ready(&self) -> bool {
@@ -124,6 +123,11 @@ pub(super) struct Slot {
 impl Slot {
     pub(super) fn member(&self) -> &Arc<Member> {
         &self.member
+    }
+
+    /// Whether its connection takes no more calls, for good.
+    pub(super) fn is_lost(&self) -> bool {
+        self.member.pooled && !self.member.is_ready()
     }
 
     /// The same stream in other hands; these are empty.

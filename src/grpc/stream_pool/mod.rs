@@ -20,6 +20,7 @@ use std::collections::HashMap;
 use std::fmt;
 
 use crossbeam_utils::sync::ShardedLock;
+use tokio::sync::watch;
 
 use self::address::{Address, Got, read, write};
 pub use self::addresses::Addresses;
@@ -81,7 +82,8 @@ struct Inner {
     config: Arc<Config>,
     /// Looked up by each get, changed by few.
     addresses: ShardedLock<HashMap<Arc<str>, Arc<Address>>>,
-    closed: AtomicBool,
+    /// Whether it is closed. Told to who waits for other things than streams; the keeper ends with it.
+    closed: watch::Sender<bool>,
     /// Whether there is a keeper. It clears this when it ends; when it ends because there is no address left, under the lock
     /// of `addresses`.
     kept: AtomicBool,
@@ -142,7 +144,7 @@ impl StreamPool {
             inner: Arc::new(Inner {
                 config: Arc::new(config),
                 addresses: ShardedLock::new(HashMap::new()),
-                closed: AtomicBool::new(false),
+                closed: watch::Sender::new(false),
                 kept: AtomicBool::new(false),
             }),
         }
@@ -214,7 +216,7 @@ impl StreamPool {
         let address = {
             let mut addresses = write(&inner.addresses);
             // Under the lock under which `close` takes them out.
-            if inner.closed.load(Ordering::Acquire) {
+            if *inner.closed.borrow() {
                 return Err(Error::Closed);
             }
             Arc::clone(addresses.entry(name).or_insert(new))
@@ -228,9 +230,14 @@ impl StreamPool {
     pub fn close(&self) {
         let all = {
             let mut addresses = write(&self.inner.addresses);
-            self.inner.closed.store(true, Ordering::Release);
+            // The watchers' wakers run after the lock.
+            self.inner.closed.send_if_modified(|closed| {
+                *closed = true;
+                false
+            });
             std::mem::take(&mut *addresses)
         };
+        self.inner.closed.send_replace(true);
         for address in all.values() {
             address.close();
         }
@@ -248,7 +255,7 @@ impl fmt::Debug for StreamPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StreamPool")
             .field("addresses", &read(&self.inner.addresses).len())
-            .field("closed", &self.inner.closed.load(Ordering::Relaxed))
+            .field("closed", &*self.inner.closed.borrow())
             .finish_non_exhaustive()
     }
 }

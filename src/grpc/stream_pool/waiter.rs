@@ -105,9 +105,13 @@ impl Pending {
         }
     }
 
-    /// Whether it will not come.
-    pub(super) fn has_failed(&self) -> bool {
-        matches!(&*self.waiter.state.lock(), State::Failed(_))
+    /// Whether it has failed, or come to a connection that is lost.
+    pub(super) fn is_lost(&self) -> bool {
+        match &*self.waiter.state.lock() {
+            State::Granted(slot) => slot.is_lost(),
+            State::Failed(_) => true,
+            State::Waiting | State::Taken | State::Gone => false,
+        }
     }
 
     /// Waits for the stream; the same for all who ask. Cancel safe.
