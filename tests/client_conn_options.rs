@@ -2,7 +2,10 @@
 
 mod support;
 
+use std::io;
+use std::pin::Pin;
 use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use cenote::grpc::{
@@ -11,7 +14,7 @@ use cenote::grpc::{
 use cenote_proto::greeter_client::GreeterClient;
 use cenote_proto::{HelloRequest, StreamHelloRequest};
 use support::{TonicServer, cause, eventually_async, hello, refused_target, slow_hello};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpListener;
 use tonic::{Code, Request};
 
@@ -181,6 +184,43 @@ async fn a_connector_makes_the_sockets_and_is_told_the_target() {
     let pool = ClientPool::builder("http://nowhere.invalid:8").connector(connector).build().unwrap();
     GreeterClient::new(pool.get_owned()).say_hello(hello("ada")).await.unwrap();
     assert_eq!(heard.recv().unwrap(), "http://nowhere.invalid:8/");
+}
+
+/// Takes the client's preface and no more, and has nothing to say.
+struct TakesNoMore {
+    has_preface: bool,
+}
+
+impl AsyncRead for TakesNoMore {
+    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Poll::Pending
+    }
+}
+
+impl AsyncWrite for TakesNoMore {
+    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match std::mem::replace(&mut self.has_preface, true) {
+            false => Poll::Ready(Ok(buf.len())),
+            true => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+        }
+    }
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test]
+async fn a_socket_that_takes_no_more_fails_the_dial_with_what_the_write_failed_with() {
+    let connector = tower::service_fn(|_| async { Ok::<_, io::Error>(TakesNoMore { has_preface: false }) });
+    let conn = ClientConn::builder("http://a:1").connector(connector).build().unwrap();
+    let status = GreeterClient::new(conn).say_hello(hello("ada")).await.unwrap_err();
+    let Error::Dial { phase, source, .. } = cause(&status) else { panic!("{status:?}") };
+    assert_eq!(*phase, DialPhase::Settings);
+    let io = source.downcast_ref::<io::Error>().unwrap_or_else(|| panic!("{source:?}"));
+    assert_eq!(io.kind(), io::ErrorKind::BrokenPipe, "{io}");
 }
 
 #[tokio::test]

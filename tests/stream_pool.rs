@@ -348,6 +348,22 @@ async fn the_pools_drop_cuts_nothing_that_runs_and_closes_the_rest() {
 }
 
 #[tokio::test]
+async fn no_task_outlives_the_pool_or_its_close_however_long_its_ttl() {
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let server = TonicServer::start();
+    let pool = || StreamPool::builder().ttl(Duration::from_secs(60 * 60)).build().unwrap();
+    let (dropped, closed) = (pool(), pool());
+    for pool in [&dropped, &closed] {
+        burst(pool, &server, 1, hello("ada")).await;
+    }
+    assert!(tasks() >= 2, "each has a keeper");
+    drop(dropped);
+    closed.close();
+    eventually_async("their tasks are over", || tasks() == 0).await;
+    assert!(matches!(closed.get(server.target()), Err(Error::Closed)));
+}
+
+#[tokio::test]
 async fn a_channel_spreads_the_calls_of_one_client() {
     let server = limited(5);
     let pool = StreamPool::new();

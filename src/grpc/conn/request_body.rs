@@ -43,9 +43,29 @@ struct Source {
     body: Body,
     ended: bool,
     /// What has been sent, from the beginning; `None` when that is no longer known.
-    sent: Option<Vec<Bytes>>,
+    sent: Option<Sent>,
     /// Bytes that may be kept yet.
     room: usize,
+}
+
+/// Frames; a unary call, which has one, allocates nothing for them.
+#[derive(Debug, Default)]
+struct Sent {
+    first: Option<Bytes>,
+    more: Vec<Bytes>,
+}
+
+impl Sent {
+    fn get(&self, position: usize) -> Option<&Bytes> {
+        position.checked_sub(1).map_or(self.first.as_ref(), |position| self.more.get(position))
+    }
+
+    fn push(&mut self, data: Bytes) {
+        match self.first {
+            None => self.first = Some(data),
+            Some(_) => self.more.push(data),
+        }
+    }
 }
 
 /// A body for one attempt.
@@ -60,7 +80,7 @@ pub(super) struct RequestBody {
 impl CallBody {
     /// With the first attempt. Keeps up to `limit` bytes for another.
     pub(super) fn new(body: Body, limit: usize) -> (Arc<Self>, RequestBody) {
-        let source = Source { body, ended: false, sent: Some(Vec::new()), room: limit };
+        let source = Source { body, ended: false, sent: Some(Sent::default()), room: limit };
         let call = Arc::new(CallBody {
             attempt: AtomicU32::new(0),
             asked_for: AtomicBool::new(false),
@@ -135,7 +155,7 @@ impl Source {
     }
 
     fn is_at_end(&self, position: usize) -> bool {
-        self.sent.as_ref().is_none_or(|sent| position >= sent.len())
+        self.sent.as_ref().is_none_or(|sent| sent.get(position).is_none())
             && (self.ended || self.body.is_end_stream())
     }
 }

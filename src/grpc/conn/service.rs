@@ -1,14 +1,15 @@
 //! A call: from the request that tonic's generated client hands over to the end of the response's body.
 
 use std::fmt;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue, USER_AGENT};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::runtime::Handle;
@@ -24,7 +25,6 @@ use super::tap::LinkPhase;
 use crate::grpc::config::{Settings, Tuning};
 use crate::grpc::error::{CallPhase, Error, NotProcessed, not_processed};
 use crate::primitive::Arc;
-use crate::primitive::atomic::{AtomicBool, Ordering};
 
 /// How often one request that was not processed, since its connection was just lost, is handed to the next one.
 const MAX_RESENDS: usize = 16;
@@ -114,67 +114,44 @@ impl ResponseFuture {
     }
 }
 
-async fn call(mut source: impl Source, mut request: Request<Body>) -> Result<Response<ResponseBody>, Status> {
-    let own_patience = request.extensions_mut().remove::<WaitForReady>();
-    let patience = own_patience.unwrap_or(WaitForReady(source.tuning()?.wait_for_ready));
-    let Some(timeout) = grpc_timeout(request.headers()) else {
-        return Ok(exchange(&mut source, request, patience, &AtomicBool::new(false)).await?);
-    };
-    // A clock needs a runtime.
-    if Handle::try_current().is_err() {
-        return Err(Error::NoRuntime.into());
-    }
-    let start = Instant::now();
-    let sent = AtomicBool::new(false);
-    // A deadline beyond what the clock can count never passes.
-    let Some(deadline) = start.checked_add(timeout) else {
-        return Ok(exchange(&mut source, request, patience, &sent).await?);
-    };
-    match timeout_at(deadline, exchange(&mut source, request, patience, &sent)).await {
-        Ok(response) => Ok(response?.map(|body| body.until(deadline, timeout))),
-        Err(_) => {
-            let phase = if sent.load(Ordering::Relaxed) { CallPhase::Response } else { CallPhase::Connect };
-            Err(Error::DeadlineExceeded { phase, timeout }.into())
-        }
-    }
-}
-
 /// Sends the request on a connection, and again when it is certain that it was not processed: it came back unsent, the server
 /// refused it, or took leave without it.
-async fn exchange(
-    source: &mut impl Source,
-    request: Request<Body>,
-    WaitForReady(wait_for_ready): WaitForReady,
-    sent: &AtomicBool,
-) -> Result<Response<ResponseBody>, Error> {
-    let limit = source.tuning()?.resend_buffer;
+///
+/// One function, and a deadline for each of its two waits instead of one around all: futures in futures hold what they are
+/// given more than once, and this one is moved into its box for each call.
+async fn call(mut source: impl Source, mut request: Request<Body>) -> Result<Response<ResponseBody>, Status> {
+    let own_patience = request.extensions_mut().remove::<WaitForReady>();
+    let tuning = source.tuning()?;
+    let WaitForReady(wait_for_ready) = own_patience.unwrap_or(WaitForReady(tuning.wait_for_ready));
+    let limit = tuning.resend_buffer;
+    let deadline = Deadline::of(request.headers())?;
     let (mut head, body) = request.into_parts();
     let path = std::mem::take(&mut head.uri).into_parts().path_and_query;
     let own_agent = head.headers.get(USER_AGENT).cloned();
-    let kept = (limit > 0).then(|| head.clone());
+    let kept = (limit > 0).then(|| KeptHead::new(&head));
     let (body, first) = CallBody::new(body, limit);
     let mut request = Request::from_parts(head, first);
     let (mut resends, mut refusals) = (0, 0);
     loop {
-        sent.store(false, Ordering::Relaxed);
-        let (Lease { mut send, mut call }, settings) = source.lease(wait_for_ready).await?;
+        let (Lease { mut send, mut call }, settings) =
+            within(deadline, CallPhase::Connect, pin!(source.lease(wait_for_ready))).await??;
         address(&settings, &mut request, path.clone(), own_agent.as_ref());
         call.body = Some(Arc::clone(&body));
-        sent.store(true, Ordering::Relaxed);
-        let mut error = match send.try_send_request(request).await {
+        let answer = pin!(send.try_send_request(request));
+        let mut error = match within(deadline, CallPhase::Response, answer).await? {
             Ok(response) => {
                 body.settle();
                 if is_plain_http(&response) {
                     return Ok(response.map(|_| ResponseBody::default()));
                 }
-                return Ok(response.map(|body| ResponseBody::new(body, call)));
+                return Ok(response.map(|body| ResponseBody::new(body, call, deadline)));
             }
             Err(error) => error,
         };
         let unsent = error.take_message();
         let error = error.into_error();
         if call.was_cut() {
-            return Err(Error::Closed);
+            return Err(Error::Closed.into());
         }
         let head = match unsent {
             Some(unsent) => {
@@ -188,12 +165,12 @@ async fn exchange(
                     None if call.link.phase() != LinkPhase::Open && body.has_not_left() => {}
                     None => {
                         call.tell_failure();
-                        return Err(Error::interrupted(CallPhase::Response, error));
+                        return Err(Error::interrupted(CallPhase::Response, error).into());
                     }
                     Some(NotProcessed::Refused) => refusals += 1,
                     Some(NotProcessed::AfterGoaway) => {}
                 }
-                kept.clone()
+                kept.as_ref().map(KeptHead::again)
             }
         };
         resends += 1;
@@ -203,8 +180,83 @@ async fn exchange(
             (Some(head), Some(body)) if resends <= MAX_RESENDS && refusals <= MAX_REFUSALS => {
                 Request::from_parts(head, body)
             }
-            _ => return Err(Error::NotProcessed { source: Arc::new(error) }),
+            _ => return Err(Error::NotProcessed { source: Arc::new(error) }.into()),
         };
+    }
+}
+
+/// When a call must be over, and what its caller allowed.
+#[derive(Clone, Copy)]
+struct Deadline {
+    at: Instant,
+    timeout: Duration,
+}
+
+impl Deadline {
+    /// None without a `grpc-timeout`, or for one beyond what the clock can count, which never passes.
+    fn of(headers: &HeaderMap) -> Result<Option<Self>, Error> {
+        let Some(timeout) = grpc_timeout(headers) else { return Ok(None) };
+        // A clock needs a runtime.
+        if Handle::try_current().is_err() {
+            return Err(Error::NoRuntime);
+        }
+        Ok(Instant::now().checked_add(timeout).map(|at| Deadline { at, timeout }))
+    }
+
+    fn passed(&self, phase: CallPhase) -> Error {
+        Error::DeadlineExceeded { phase, timeout: self.timeout }
+    }
+}
+
+/// What `wait` comes to, if it does by then.
+async fn within<T>(
+    deadline: Option<Deadline>,
+    phase: CallPhase,
+    wait: Pin<&mut (impl Future<Output = T> + Send)>,
+) -> Result<T, Error> {
+    match deadline {
+        None => Ok(wait.await),
+        Some(deadline) => timeout_at(deadline.at, wait).await.map_err(|_| deadline.passed(phase)),
+    }
+}
+
+/// What it takes to send the head of a request again. Most have no more than `te`, `content-type` and a deadline: these are kept
+/// in place, so that a call which is sent once, as nearly all are, allocates nothing for the others. Extensions end here; no
+/// server sees them.
+struct KeptHead {
+    method: Method,
+    few: [Option<(HeaderName, HeaderValue)>; FEW_HEADERS],
+    /// All of them, if they are not few.
+    many: Option<HeaderMap>,
+}
+
+const FEW_HEADERS: usize = 3;
+
+impl KeptHead {
+    fn new(head: &Parts) -> Self {
+        let mut kept = KeptHead { method: head.method.clone(), few: Default::default(), many: None };
+        if head.headers.len() > FEW_HEADERS {
+            kept.many = Some(head.headers.clone());
+            return kept;
+        }
+        for (place, (name, value)) in kept.few.iter_mut().zip(&head.headers) {
+            *place = Some((name.clone(), value.clone()));
+        }
+        kept
+    }
+
+    /// With its method and headers; whither, says the next attempt.
+    #[cold]
+    fn again(&self) -> Parts {
+        let (mut head, ()) = Request::new(()).into_parts();
+        head.method = self.method.clone();
+        match &self.many {
+            Some(many) => head.headers = many.clone(),
+            None => self.few.iter().flatten().for_each(|(name, value)| {
+                head.headers.append(name, value.clone());
+            }),
+        }
+        head
     }
 }
 
@@ -268,20 +320,14 @@ pub struct ResponseBody {
 struct Live {
     body: Incoming,
     call: CallGuard,
-    deadline: Option<(Pin<Box<Sleep>>, Duration)>,
+    /// The call's deadline holds for the body, too. Boxed when the body is first waited for: most have arrived by then.
+    deadline: Option<(Deadline, Option<Pin<Box<Sleep>>>)>,
 }
 
 impl ResponseBody {
-    fn new(body: Incoming, call: CallGuard) -> Self {
-        ResponseBody { live: Some(Live { body, call, deadline: None }) }
-    }
-
-    /// The call's deadline holds for the body, too.
-    fn until(mut self, deadline: Instant, timeout: Duration) -> Self {
-        if let Some(live) = &mut self.live {
-            live.deadline = Some((Box::pin(sleep_until(deadline)), timeout));
-        }
-        self
+    fn new(body: Incoming, call: CallGuard, deadline: Option<Deadline>) -> Self {
+        let deadline = deadline.map(|deadline| (deadline, None));
+        ResponseBody { live: Some(Live { body, call, deadline }) }
     }
 }
 
@@ -291,9 +337,10 @@ impl Live {
             return Poll::Ready(frame.map(|frame| frame.map_err(|error| self.interrupted(error))));
         }
         match &mut self.deadline {
-            Some((sleep, timeout)) => {
+            Some((deadline, sleep)) => {
+                let sleep = sleep.get_or_insert_with(|| Box::pin(sleep_until(deadline.at)));
                 ready!(sleep.as_mut().poll(cx));
-                Poll::Ready(Some(Err(Error::DeadlineExceeded { phase: CallPhase::Body, timeout: *timeout })))
+                Poll::Ready(Some(Err(deadline.passed(CallPhase::Body))))
             }
             None => Poll::Pending,
         }
@@ -366,5 +413,20 @@ mod tests {
             assert_eq!(read(bad), None, "{bad:?}");
         }
         assert_eq!(grpc_timeout(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn a_head_is_sent_again_with_all_values_of_all_its_headers_few_or_many() {
+        for count in [0, 1, FEW_HEADERS, FEW_HEADERS + 1, 20] {
+            let (mut head, ()) = Request::post("http://a/b").body(()).unwrap().into_parts();
+            for i in 0..count {
+                // In pairs of the same name.
+                let name = HeaderName::try_from(format!("x-{}", i / 2)).unwrap();
+                head.headers.append(name, HeaderValue::from(i));
+            }
+            let again = KeptHead::new(&head).again();
+            assert_eq!(again.method, Method::POST);
+            assert_eq!(again.headers, head.headers);
+        }
     }
 }

@@ -66,7 +66,7 @@ pub(crate) struct Link {
     /// When the last call ended, in ms since `born`.
     last_call: AtomicU64,
     born: Instant,
-    /// A GOAWAY, or what the socket's last read said, if it was the end: whichever came first.
+    /// A GOAWAY, what the socket's last read said, if it was the end, or a write that failed: whichever came first.
     end: OnceLock<io::Error>,
     /// The place among the pool's sockets, where those are limited; given back with the socket, or when only its last calls
     /// run on it.
@@ -98,7 +98,7 @@ impl Link {
     /// Why a link is no good any more that never came to be used.
     pub(crate) fn why_closed(&self) -> io::Error {
         match self.end.get() {
-            Some(end) => io::Error::new(end.kind(), end.to_string()),
+            Some(end) => copy(end),
             // It was hyper that closed it, without a word to us, over what it had read.
             None => io::Error::new(io::ErrorKind::InvalidData, "what the server sent is not HTTP/2"),
         }
@@ -194,6 +194,14 @@ impl Link {
         }
     }
 
+    /// hyper gives the socket up without another read.
+    fn on_write<T>(&self, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if let Poll::Ready(Err(error)) = &result {
+            let _ = self.end.set(copy(error));
+        }
+        result
+    }
+
     fn on_end(&self, how: io::Error) {
         let why = how.to_string();
         let _ = self.end.set(how);
@@ -231,6 +239,11 @@ impl Link {
             owner.link_down(self.id, why);
         }
     }
+}
+
+/// An error of the same kind with the same text.
+fn copy(error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), error.to_string())
 }
 
 /// A socket with a [`Link`]; what hyper reads and writes.
@@ -281,7 +294,7 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Tap<Io> {
                 link.on_end(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection"));
             }
             Err(error) => {
-                link.on_end(io::Error::new(error.kind(), error.to_string()));
+                link.on_end(copy(&error));
                 return Poll::Ready(Err(error));
             }
         }
@@ -296,7 +309,8 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Tap<Io> {
 impl<Io: AsyncWrite + Unpin> AsyncWrite for Tap<Io> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.check(cx)?;
-        Pin::new(&mut self.io).poll_write(cx, buf)
+        let result = Pin::new(&mut self.io).poll_write(cx, buf);
+        self.link.on_write(result)
     }
 
     fn poll_write_vectored(
@@ -305,7 +319,8 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Tap<Io> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.check(cx)?;
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+        let result = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        self.link.on_write(result)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -314,7 +329,8 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Tap<Io> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.check(cx)?;
-        Pin::new(&mut self.io).poll_flush(cx)
+        let result = Pin::new(&mut self.io).poll_flush(cx);
+        self.link.on_write(result)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

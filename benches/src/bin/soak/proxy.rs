@@ -1,0 +1,158 @@
+//! A TCP proxy that misbehaves on demand.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+/// What it does with what comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Manner {
+    Pass,
+    /// Reads nothing, so that the sender's buffers fill.
+    Stall,
+    /// Reads and forgets. A connection on which it has done so is no good any more, and forgets all until it is cut.
+    Discard,
+    /// A few bytes at a time.
+    Drip,
+    /// Nobody listens. Connections that there are go on.
+    Refuse,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Order {
+    manner: Manner,
+    /// Stepped to cut all connections.
+    cuts: u64,
+    with_reset: bool,
+}
+
+/// It lives, with its connections, on the runtime that it was started on.
+#[derive(Clone, Debug)]
+pub(crate) struct Proxy {
+    pub(crate) addr: SocketAddr,
+    orders: watch::Sender<Order>,
+}
+
+impl Proxy {
+    pub(crate) async fn start(to: SocketAddr) -> io::Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let addr = listener.local_addr()?;
+        let orders = watch::Sender::new(Order { manner: Manner::Pass, cuts: 0, with_reset: false });
+        tokio::spawn(listen(listener, addr, to, orders.subscribe()));
+        Ok(Proxy { addr, orders })
+    }
+
+    pub(crate) fn behave(&self, manner: Manner) {
+        self.orders.send_modify(|order| order.manner = manner);
+    }
+
+    pub(crate) fn cut(&self, with_reset: bool) {
+        self.orders.send_modify(|order| {
+            order.cuts += 1;
+            order.with_reset = with_reset;
+        });
+    }
+}
+
+/// Binds, with patience: while nobody listens, an outgoing connection of this machine may have the port.
+pub(crate) async fn bind(addr: SocketAddr) -> TcpListener {
+    loop {
+        let bound = TcpSocket::new_v4().and_then(|socket| {
+            socket.set_reuseaddr(true)?;
+            socket.bind(addr)?;
+            socket.listen(1024)
+        });
+        match bound {
+            Ok(listener) => return listener,
+            Err(_) => sleep(Duration::from_millis(20)).await,
+        }
+    }
+}
+
+async fn listen(
+    mut listener: TcpListener,
+    addr: SocketAddr,
+    to: SocketAddr,
+    mut orders: watch::Receiver<Order>,
+) {
+    loop {
+        if orders.borrow_and_update().manner == Manner::Refuse {
+            drop(listener);
+            if orders.wait_for(|order| order.manner != Manner::Refuse).await.is_err() {
+                return;
+            }
+            listener = bind(addr).await;
+        }
+        tokio::select! {
+            accepted = listener.accept() => if let Ok((client, _)) = accepted {
+                tokio::spawn(relay(client, to, orders.clone()));
+            },
+            changed = orders.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+async fn relay(mut client: TcpStream, to: SocketAddr, mut orders: watch::Receiver<Order>) {
+    let cuts = orders.borrow_and_update().cuts;
+    // A server that is down: the client sees its connection close.
+    let Ok(mut server) = TcpStream::connect(to).await else { return };
+    let with_reset = {
+        let (from_client, to_client) = client.split();
+        let (from_server, to_server) = server.split();
+        let there = copy(from_client, to_server, orders.clone());
+        let back = copy(from_server, to_client, orders.clone());
+        tokio::select! {
+            _ = async { tokio::try_join!(there, back) } => false,
+            order = orders.wait_for(|order| order.cuts != cuts) => order.is_ok_and(|order| order.with_reset),
+        }
+    };
+    if with_reset {
+        for socket in [&client, &server] {
+            // It may be gone already.
+            let _ = socket.set_zero_linger();
+        }
+    }
+}
+
+async fn copy(
+    mut from: ReadHalf<'_>,
+    mut to: WriteHalf<'_>,
+    mut orders: watch::Receiver<Order>,
+) -> io::Result<()> {
+    let mut buf = vec![0; 16 * 1024];
+    let mut spoilt = false;
+    loop {
+        let manner = orders.borrow_and_update().manner;
+        if manner == Manner::Stall {
+            orders.changed().await.map_err(io::Error::other)?;
+            continue;
+        }
+        let read = tokio::select! {
+            read = from.read(&mut buf) => read?,
+            changed = orders.changed() => {
+                changed.map_err(io::Error::other)?;
+                continue;
+            }
+        };
+        if read == 0 {
+            return to.shutdown().await;
+        }
+        spoilt |= manner == Manner::Discard;
+        if spoilt {
+            continue;
+        }
+        let piece = if manner == Manner::Drip { 50 } else { buf.len() };
+        for bytes in buf[..read].chunks(piece) {
+            to.write_all(bytes).await?;
+            if manner == Manner::Drip && orders.borrow().manner == Manner::Drip {
+                sleep(Duration::from_millis(5)).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! What does a unary call cost through this crate, beside the same through a bare tonic `Channel`?
+//!
+//! `cargo run --release -p cenote-benches --bin unary -- [--rounds 60] [--seconds 0.25]`
+//!
+//! One server, in a process of its own. Each contender is measured beside the `Channel` in short rounds that take turns (A B, B A,
+//! A B, ...), so that whatever else the machine does falls on both; what is reported are the ratios of neighbours: their
+//! median and, in brackets, the quartiles. A ratio above 1 is in this crate's favour. A call's CPU time is that of the whole client
+//! process, its kernel part included. Allocations are counted in rounds of their own, since counting takes time.
+
+mod count;
+mod rounds;
+
+use std::hint::black_box;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::pin::Pin;
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, SystemTime};
+
+use cenote::SyncPool;
+use cenote::grpc::{ClientConn, ClientPool, StreamPool};
+use cenote_benches::{date, machine};
+use cenote_proto::greeter_client::GreeterClient;
+use cenote_proto::greeter_server::{Greeter, GreeterServer};
+use cenote_proto::{HelloReply, HelloRequest, StreamHelloRequest};
+use tokio::net::TcpListener;
+use tonic::body::Body;
+use tonic::client::GrpcService;
+use tonic::codegen::{Body as HttpBody, Bytes, StdError};
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Channel, Server};
+use tonic::{Request, Response, Status, Streaming};
+
+use self::rounds::{Compared, compare, compare_loops};
+
+#[global_allocator]
+static ALLOCATOR: count::Counting = count::Counting;
+
+const CALLERS: [usize; 3] = [1, 10, 90];
+const WORKERS: [usize; 2] = [1, 2];
+/// The argument with which this program is the server.
+const SERVE: &str = "--serve";
+
+struct Answering;
+
+#[tonic::async_trait]
+impl Greeter for Answering {
+    async fn say_hello(&self, request: Request<HelloRequest>) -> Result<Response<HelloReply>, Status> {
+        Ok(Response::new(HelloReply { message: request.into_inner().name }))
+    }
+
+    type StreamHelloStream = tokio_stream::Empty<Result<HelloReply, Status>>;
+
+    async fn stream_hello(
+        &self,
+        _: Request<StreamHelloRequest>,
+    ) -> Result<Response<Self::StreamHelloStream>, Status> {
+        Err(Status::unimplemented("not needed here"))
+    }
+
+    type ChatStream = tokio_stream::Empty<Result<HelloReply, Status>>;
+
+    async fn chat(&self, _: Request<Streaming<HelloRequest>>) -> Result<Response<Self::ChatStream>, Status> {
+        Err(Status::unimplemented("not needed here"))
+    }
+}
+
+/// Serves until its standard input ends: with the process that started it.
+fn serve() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    std::thread::spawn(|| {
+        let _ = std::io::stdin().read_to_end(&mut Vec::new());
+        std::process::exit(0);
+    });
+    runtime.block_on(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        println!("http://{}", listener.local_addr().expect("it is bound"));
+        std::io::stdout().flush().expect("somebody reads");
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        let server = Server::builder().add_service(GreeterServer::new(Answering));
+        server.serve_with_incoming(incoming).await.expect("it serves");
+    });
+}
+
+/// The server's process, and its target.
+fn start_server() -> (Child, String) {
+    let this = std::env::current_exe().expect("this program's path");
+    let mut child = Command::new(this)
+        .arg(SERVE)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the server starts");
+    let mut target = String::new();
+    let out = child.stdout.take().expect("it is piped");
+    BufReader::new(out).read_line(&mut target).expect("the server says where it is");
+    (child, target.trim().to_owned())
+}
+
+fn hello() -> HelloRequest {
+    HelloRequest { name: "ada".to_owned(), delay_ms: 0 }
+}
+
+/// Something that calls go through: one caller's calls, one after another, until it is time; how many they were.
+type Caller = Box<dyn Fn() -> BoxFuture<u64>>;
+type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// Each caller has a client of its own for all its calls.
+fn through<S>(service: S) -> Caller
+where
+    S: GrpcService<Body> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<StdError>,
+    S::ResponseBody: HttpBody<Data = Bytes> + Send + 'static,
+    <S::ResponseBody as HttpBody>::Error: Into<StdError> + Send,
+{
+    Box::new(move || {
+        let mut client = GreeterClient::new(service.clone());
+        Box::pin(async move {
+            let mut calls = 0;
+            while !rounds::is_over() {
+                client.say_hello(hello()).await.expect("the server answers");
+                calls += 1;
+            }
+            calls
+        })
+    })
+}
+
+/// Each call takes a connection out of the pool, and gives it back.
+fn through_pool(pool: ClientPool) -> Caller {
+    Box::new(move || {
+        let pool = pool.clone();
+        Box::pin(async move {
+            let mut calls = 0;
+            while !rounds::is_over() {
+                let mut client = GreeterClient::new(pool.get_owned());
+                client.say_hello(hello()).await.expect("the server answers");
+                calls += 1;
+            }
+            calls
+        })
+    })
+}
+
+fn calls(options: &Options, target: &str) {
+    println!(
+        "| through | workers | callers | `Channel`, calls/s | calls/s | calls per CPU-second | allocations | bytes |"
+    );
+    println!("|---|---|---|---|---|---|---|---|");
+    for workers in WORKERS {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(workers)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let _inside = runtime.enter();
+        let channel = through(Channel::from_shared(target.to_owned()).expect("a target").connect_lazy());
+        let streams = StreamPool::builder().size(1).build().expect("valid").channel(target);
+        let one = ClientPool::builder(target).max_connections(1).build().expect("a target");
+        let contenders = [
+            ("`ClientConn`", through(ClientConn::new(target).expect("a target"))),
+            ("`ClientPool`, one connection", through_pool(one)),
+            ("`ClientPool`, one a caller", through_pool(ClientPool::new(target).expect("a target"))),
+            ("`StreamPool`, channel", through(streams.expect("a target"))),
+        ];
+        for (name, contender) in &contenders {
+            if !options.only.as_ref().is_none_or(|only| name.contains(only.as_str())) {
+                continue;
+            }
+            for callers in CALLERS {
+                let Compared { calls, by_cpu, bare, counted } =
+                    compare(&runtime, callers, options, &channel, contender);
+                let [(a, a_bytes), (b, b_bytes)] = counted;
+                println!(
+                    "| {name} | {workers} | {callers} | {bare:.0} | {calls} | {by_cpu} | {b:.1} : {a:.1} \
+                     | {b_bytes:.0} : {a_bytes:.0} |"
+                );
+            }
+        }
+    }
+}
+
+fn cheap_things(options: &Options, target: &str) {
+    let pool = ClientPool::new(target).expect("a target");
+    let boxes: SyncPool<Box<[u8; 64]>> = SyncPool::new(|| Box::new([0; 64]));
+    let (ratio, ns) =
+        compare_loops(options.rounds, || drop(black_box(boxes.get())), || drop(black_box(pool.get())));
+    println!("get and put of a `ClientPool`, in those of a `SyncPool` of boxes: {ratio} ({ns:.1} ns)");
+    let conn = ClientConn::new(target).expect("a target");
+    let atomic = Arc::new(AtomicU8::new(0));
+    let load = || {
+        black_box(black_box(&atomic).load(Ordering::Acquire));
+    };
+    let state = || {
+        black_box(black_box(&conn).state());
+    };
+    let (ratio, ns) = compare_loops(options.rounds, load, state);
+    println!("`state()`, in atomic loads behind an `Arc`: {ratio} ({ns:.2} ns)");
+}
+
+fn load_average() -> String {
+    std::fs::read_to_string("/proc/loadavg").unwrap_or_default().split(' ').next().unwrap_or("?").to_owned()
+}
+
+struct Options {
+    rounds: usize,
+    round: Duration,
+    /// Contenders whose names have this in them.
+    only: Option<String>,
+}
+
+fn options() -> Option<Options> {
+    let mut options = Options { rounds: 60, round: Duration::from_millis(250), only: None };
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        let value = args.next()?;
+        match arg.as_str() {
+            "--rounds" => options.rounds = value.parse().ok()?,
+            "--seconds" => options.round = Duration::from_secs_f64(value.parse().ok()?),
+            "--only" => options.only = Some(value),
+            _ => return None,
+        }
+    }
+    Some(options)
+}
+
+fn main() -> ExitCode {
+    if std::env::args().any(|arg| arg == SERVE) {
+        serve();
+        return ExitCode::SUCCESS;
+    }
+    let Some(options) = options() else {
+        eprintln!("there are --rounds NUMBER, --seconds NUMBER and --only NAME");
+        return ExitCode::from(2);
+    };
+    println!("{}, {}; load {}", date(SystemTime::now()), machine(), load_average());
+    println!(
+        "{} rounds of {:?} each; ratios to the `Channel`, more than 1 is better\n",
+        options.rounds, options.round
+    );
+    let (mut server, target) = start_server();
+    calls(&options, &target);
+    println!();
+    cheap_things(&options, &target);
+    println!("load {}", load_average());
+    drop(server.stdin.take());
+    let _ = server.wait();
+    ExitCode::SUCCESS
+}
