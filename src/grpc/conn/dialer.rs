@@ -4,6 +4,8 @@ use std::io;
 use std::pin::Pin;
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use socket2::{SockRef, TcpKeepalive};
@@ -397,7 +399,6 @@ async fn drive(
     health: Option<Box<Health>>,
     mut news: watch::Receiver<News>,
 ) {
-    let health = health::follow(health, &link, news.clone());
     let hyper = async {
         if let Err(error) = conn.await {
             trace_event!("HTTP/2 ended", error = with_causes(&error));
@@ -405,15 +406,27 @@ async fn drive(
         std::future::pending::<()>().await
     };
     tokio::pin!(hyper);
+    let health = health::follow(health, &link, news.clone());
+    let end = async {
+        tokio::select! {
+            biased;
+            _ = link.reached(LinkPhase::Ended) => {}
+            () = released(&mut news, &link) => {}
+            () = idle(&link, settings.tuning.idle_timeout) => {}
+            () = grow_old(&link, settings.tuning.max_connection_age) => {}
+            () = health => {}
+        }
+    };
+    // With a waker of its own: hyper is polled for each call, and looking at all of these each time took 3 % of it.
+    let mut end: FuturesUnordered<_> = std::iter::once(end).collect();
     tokio::select! {
         biased;
-        _ = link.reached(LinkPhase::Closed) => return,
         () = &mut hyper => {}
-        _ = link.reached(LinkPhase::Ended) => {}
-        () = released(&mut news, &link) => {}
-        () = idle(&link, settings.tuning.idle_timeout) => {}
-        () = grow_old(&link, settings.tuning.max_connection_age) => {}
-        () = health => {}
+        _ = end.next() => {}
+    }
+    drop(end);
+    if link.phase() == LinkPhase::Closed {
+        return;
     }
     if link.is_doomed() {
         tokio::select! {
