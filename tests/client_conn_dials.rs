@@ -7,7 +7,7 @@ use std::io::ErrorKind;
 use std::time::Duration;
 
 use cenote::grpc::ConnectivityState::{Connecting, Idle, Ready, TransientFailure};
-use cenote::grpc::{CallPhase, ClientConn, DialPhase, Error, TlsConfig, WaitForReady};
+use cenote::grpc::{Backoff, CallPhase, ClientConn, DialPhase, Error, TlsConfig, WaitForReady};
 use cenote_proto::StreamHelloRequest;
 use cenote_proto::greeter_client::GreeterClient;
 use support::frames::*;
@@ -187,6 +187,29 @@ async fn a_handshake_that_drips_is_ready_in_the_end_or_out_of_time() {
         assert_about(states.last_change(), limit.min(9 * SECOND));
         drip.await.unwrap();
     }
+}
+
+/// On the real clock: the paused one stands still while anything runs.
+#[tokio::test]
+async fn a_loop_of_calls_that_fail_at_once_does_not_keep_the_connection_from_its_next_dial() {
+    let (builder, mut server) = in_memory();
+    let backoff = Backoff { initial: Duration::from_millis(1), ..Backoff::default() };
+    let conn = builder.backoff(backoff).build().unwrap();
+    conn.connect();
+    server.hang_up().await;
+    conn.wait_for_state_change(Connecting).await;
+    assert_eq!(conn.state(), TransientFailure);
+    let start = std::time::Instant::now();
+    let impatient = tokio::spawn(async move {
+        let mut client = GreeterClient::new(conn);
+        while client.say_hello(hello("ada")).await.is_err() {
+            assert!(start.elapsed() < 10 * SECOND, "nothing else came to its turn");
+        }
+    });
+    let mut wire = server.accept(&[]).await;
+    let (stream, _) = wire.request().await;
+    wire.answer(stream, "at last").await;
+    impatient.await.unwrap();
 }
 
 // ── deadlines ──

@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cenote::grpc::{CallPhase, ClientConn, ConnectivityState, Error};
@@ -85,10 +86,14 @@ async fn no_call_is_lost_by_a_goaway_while_a_busy_connection_is_told_to_go_away_
     let callers: Vec<_> = (0..20)
         .map(|_| {
             let mut client = GreeterClient::new(conn.clone());
+            let seen = Arc::clone(&server.seen);
             tokio::spawn(async move {
-                while start.elapsed() < Duration::from_secs(2) {
+                while seen.accepted() <= 50 {
+                    assert!(start.elapsed() < Duration::from_secs(60), "{} connections", seen.accepted());
                     if let Err(status) = client.say_hello(slow_hello("ada", Duration::from_millis(3))).await {
                         assert!(socket_broke(&status), "{status:?}");
+                        // On a busy machine a connection may be old before it is Ready: room for the next dial.
+                        tokio::time::sleep(Duration::from_millis(5)).await;
                     }
                 }
             })
@@ -97,7 +102,6 @@ async fn no_call_is_lost_by_a_goaway_while_a_busy_connection_is_told_to_go_away_
     for caller in callers {
         caller.await.unwrap();
     }
-    assert!(server.seen.accepted() > 50, "{}", server.seen.accepted());
 }
 
 #[tokio::test]

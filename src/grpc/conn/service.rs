@@ -103,7 +103,14 @@ impl Source for ClientConn {
 
     async fn lease(&mut self, wait_for_ready: bool) -> Result<(Lease, Arc<Settings>), Error> {
         let settings = self.shared.settings.as_ref().map_err(Error::clone)?;
-        Ok((self.shared.lease(wait_for_ready).await?, Arc::clone(settings)))
+        match self.shared.lease(wait_for_ready).await {
+            Ok(lease) => Ok((lease, Arc::clone(settings))),
+            Err(error) => {
+                // Who calls in a loop while calls fail at once lets the dial have its turn, too.
+                tokio::task::coop::consume_budget().await;
+                Err(error)
+            }
+        }
     }
 }
 
