@@ -1,13 +1,12 @@
 //! The dial task, one attempt of it, and the driver that an attempt leaves behind.
 
 use std::io;
-use std::pin::Pin;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use hyper::client::conn::http2::{self, SendRequest};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, watch};
@@ -18,6 +17,7 @@ use super::connector::{BoxError, BoxedIo};
 use super::gate::Entry;
 use super::happy_eyeballs;
 use super::health::{self, Health, Verdict};
+use super::one_task::{Futures, OneTask};
 use super::request_body::RequestBody;
 use super::shared::{News, Shared, Transport};
 use super::state::ConnectivityState;
@@ -38,8 +38,6 @@ const LINGER: Duration = Duration::from_secs(1);
 
 /// Linux takes no longer one for `TCP_KEEPIDLE`.
 const LONGEST_KEEPALIVE: Duration = Duration::from_secs(32_767);
-
-type HyperConnection = http2::Connection<TokioIo<Tap<BoxedIo>>, RequestBody, TokioExecutor>;
 
 /// Dials until there is an outcome, and for a connection that paces itself until there is a good one. Ends with
 /// the connection.
@@ -281,11 +279,12 @@ async fn establish(
     group: Option<&Arc<Group>>,
     link: &Arc<Link>,
     progress: &Progress,
-) -> Result<(SendRequest<RequestBody>, Pin<Box<HyperConnection>>), BoxError> {
+) -> Result<(SendRequest<RequestBody>, OneTask), BoxError> {
     let io = connect(settings, progress).await?;
     progress.at(DialPhase::Settings);
     let tap = Tap::new(io, Arc::clone(link), group.map(OpenSocket::new));
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+    let futures = Futures::new();
+    let mut builder = http2::Builder::new(futures.clone());
     builder.timer(TokioTimer::new());
     if let Some(keepalive) = settings.tuning.keepalive {
         builder.keep_alive_interval(keepalive.interval.min(YEAR));
@@ -302,7 +301,7 @@ async fn establish(
         builder.max_header_list_size(most);
     }
     let (send, conn) = builder.handshake(TokioIo::new(tap)).await?;
-    let mut conn = Box::pin(conn);
+    let mut conn = OneTask::new(conn, futures);
     let phase = tokio::select! {
         biased;
         phase = link.reached(LinkPhase::Open) => phase,
@@ -323,7 +322,7 @@ async fn establish(
 async fn first_word(
     settings: &Arc<Settings>,
     send: &SendRequest<RequestBody>,
-    conn: &mut Pin<Box<HyperConnection>>,
+    conn: &mut OneTask,
     link: &Arc<Link>,
     progress: &Progress,
 ) -> Result<(Option<Box<Health>>, Verdict), BoxError> {
@@ -385,15 +384,14 @@ async fn connect_socket(settings: &Settings, progress: &Progress) -> Result<Boxe
 
 /// Drives a connection from SETTINGS to the close of its socket.
 ///
-/// 1. hyper's part is polled all along. It may be over before the socket is: streams that are open at a GOAWAY
-///    go on in a task of hyper's own. The server's health is followed up to the end of this stage at most.
+/// 1. hyper's part, the socket's included, is polled all along. The server's health is followed up to the end of this stage at most.
 /// 2. When the last handle is gone, or no call has run for the idle timeout, no stream is left (calls and bodies are
 ///    handles), and hyper's request senders are dropped: hyper says goodbye and closes.
 /// 3. When the connection was closed with a grace, the same happens; what still runs at the grace's end is cut.
 /// 4. The same goes for a socket whose peer has sent its last byte: hyper gives up what was open on it, and closes.
 /// 5. If that takes too long, for a peer that does not read, the socket is cut.
 async fn drive(
-    conn: Pin<Box<HyperConnection>>,
+    conn: OneTask,
     link: Arc<Link>,
     settings: Arc<Settings>,
     health: Option<Box<Health>>,

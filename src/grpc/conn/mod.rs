@@ -6,6 +6,7 @@ mod dialer;
 pub(crate) mod gate;
 mod happy_eyeballs;
 mod health;
+mod one_task;
 mod request_body;
 pub(in crate::grpc) mod service;
 pub(crate) mod shared;
