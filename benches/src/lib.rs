@@ -6,6 +6,7 @@ pub mod expensive;
 pub mod holders;
 
 use std::hint;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -52,4 +53,10 @@ pub fn machine() -> String {
 /// As 2026-11-21, in UTC.
 pub fn date(when: SystemTime) -> String {
     humantime::format_rfc3339_seconds(when).to_string()[..10].to_owned()
+}
+
+/// Where cargo leaves what is not committed.
+pub fn target() -> PathBuf {
+    let usual = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(usual, PathBuf::from)
 }

@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use cenote_benches::{date, machine};
+use cenote_benches::{date, machine, target};
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
@@ -102,8 +102,7 @@ fn draw(rows: &[Row], title: &str, to: &Path) -> Result<(), Box<dyn Error>> {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| here.join("../target"), PathBuf::from);
-    let (rows, when) = rows(&target.join("criterion"))?;
+    let (rows, when) = rows(&target().join("criterion"))?;
     let to = here.join("get_put.svg");
     draw(&rows, &format!("{}; {}", date(when), machine()), &to)?;
     println!("{} rows: benches/get_put.svg", rows.len());

@@ -12,15 +12,17 @@ use crate::primitive::Arc;
 use crate::primitive::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// One socket in its life: what is lost is not dialled again, another takes its place.
+#[repr(C)]
 pub(super) struct Member {
+    /// Leases, and calls that outlive theirs. Raised only by `try_take`, up to `limit`; lowered by the drop of a [`Slot`]. First,
+    /// on the line of the `Arc`'s count: each get and each drop writes both.
+    streams: AtomicU32,
     pub(super) address: Arc<Address>,
     pub(super) conn: ClientConn,
     /// Its number in the address's group.
     pub(super) id: u64,
     /// Whether it is one of the address's, or made for one lease because there were too many of those.
     pub(super) pooled: bool,
-    /// Leases, and calls that outlive theirs. Raised only by `try_take`, up to `limit`; lowered by the drop of a [`Slot`].
-    streams: AtomicU32,
     /// What the server takes, and the configuration allows. Zero until it is Ready.
     limit: AtomicU32,
     was_ready: AtomicBool,
