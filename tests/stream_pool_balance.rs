@@ -105,8 +105,9 @@ async fn a_server_that_is_slow_gets_fewer_calls_than_one_that_is_quick() {
     for _ in 0..300 {
         client.clone().say_hello(hello("ada")).await.unwrap();
     }
-    // Two different ones are drawn: it loses against each.
-    assert_eq!(servers[0].seen.calls(), 0);
+    // Two different ones are drawn: it loses against each, once both are known to be there.
+    let calls = servers[0].seen.calls();
+    assert!(calls < 10, "{calls} of 300");
 }
 
 #[tokio::test]

@@ -236,12 +236,15 @@ impl World {
             if self.server.is_none() {
                 self.step(Step::Up { limit: 1 }).await;
             }
-            let mut request = Request::new(hello("ada"));
-            request.set_timeout(Duration::from_secs(10));
-            // What was lost meanwhile may not have been heard of: the last call tells of it, at most once.
+            // What was lost meanwhile may not have been heard of: calls tell of it, once for each connection.
             let mut client = GreeterClient::new(self.pool.channel(self.target()).unwrap());
-            if client.say_hello(request).await.is_err() {
-                client.say_hello(hello("ada")).await.unwrap();
+            let mut failed = 0;
+            loop {
+                let mut request = Request::new(hello("ada"));
+                request.set_timeout(Duration::from_secs(10));
+                let Err(status) = client.say_hello(request).await else { break };
+                failed += 1;
+                assert!(failed <= self.size, "{status:?}");
             }
             self.check();
         }
