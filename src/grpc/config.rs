@@ -13,6 +13,11 @@ use super::target::{Endpoint, Target};
 /// What is longer is as good as for ever, and more may be more than the clock can count.
 pub(crate) const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
+/// About this long: give or take a tenth, so that what began together does not end together.
+pub(crate) fn about(time: Duration) -> Duration {
+    time.min(YEAR).mul_f64(fastrand::f64().mul_add(0.2, 0.9))
+}
+
 /// How the pause between two attempts to connect grows.
 ///
 /// The defaults are those of gRPC's "connection backoff": 1 s, times 1.6 after each failure, give or take 20 %,

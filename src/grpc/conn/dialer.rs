@@ -22,7 +22,7 @@ use super::request_body::RequestBody;
 use super::shared::{News, Shared, Transport};
 use super::state::ConnectivityState;
 use super::tap::{Link, LinkPhase, Tap};
-use crate::grpc::config::{Settings, YEAR};
+use crate::grpc::config::{Settings, YEAR, about};
 use crate::grpc::error::{DialPhase, Error, with_causes};
 use crate::grpc::group::{Group, OpenSocket, bump};
 use crate::grpc::target::Endpoint;
@@ -186,7 +186,7 @@ async fn released(news: &mut watch::Receiver<News>, link: &Link) {
 /// Makes room for another link when this one has lived for its time, give or take a tenth: calls that run on it may end.
 async fn grow_old(link: &Link, most: Option<Duration>) {
     if let Some(most) = most {
-        sleep(most.min(YEAR).mul_f64(fastrand::f64().mul_add(0.2, 0.9))).await;
+        sleep(about(most)).await;
         if let Some(owner) = link.owner() {
             owner.link_aged(link);
         }

@@ -10,7 +10,7 @@ mod one_task;
 mod request_body;
 pub(in crate::grpc) mod service;
 pub(crate) mod shared;
-mod slots;
+pub(in crate::grpc) mod slots;
 mod state;
 pub(crate) mod tap;
 pub(crate) mod tls;

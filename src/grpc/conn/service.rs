@@ -13,6 +13,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::runtime::Handle;
+use tokio::task::coop::consume_budget;
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 use tonic::Status;
 use tonic::body::Body;
@@ -103,14 +104,7 @@ impl Source for ClientConn {
 
     async fn lease(&mut self, wait_for_ready: bool) -> Result<(Lease, Arc<Settings>), Error> {
         let settings = self.shared.settings.as_ref().map_err(Error::clone)?;
-        match self.shared.lease(wait_for_ready).await {
-            Ok(lease) => Ok((lease, Arc::clone(settings))),
-            Err(error) => {
-                // Who calls in a loop while calls fail at once lets the dial have its turn, too.
-                tokio::task::coop::consume_budget().await;
-                Err(error)
-            }
-        }
+        Ok((self.shared.lease(wait_for_ready).await?, Arc::clone(settings)))
     }
 }
 
@@ -140,8 +134,15 @@ async fn call(mut source: impl Source, mut request: Request<Body>) -> Result<Res
     let mut request = Request::from_parts(head, first);
     let (mut resends, mut refusals) = (0, 0);
     loop {
-        let (Lease { mut send, mut call }, settings) =
-            within(deadline, CallPhase::Connect, pin!(source.lease(wait_for_ready))).await??;
+        let leased = within(deadline, CallPhase::Connect, pin!(source.lease(wait_for_ready))).await?;
+        let (Lease { mut send, mut call }, settings) = match leased {
+            Ok(leased) => leased,
+            Err(error) => {
+                // Who calls in a loop while calls fail at once lets the dial have its turn, too.
+                consume_budget().await;
+                return Err(error.into());
+            }
+        };
         address(&settings, &mut request, path.clone(), own_agent.as_ref());
         call.body = Some(Arc::clone(&body));
         let answer = pin!(send.try_send_request(request));

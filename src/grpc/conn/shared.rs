@@ -170,26 +170,24 @@ impl CallGuard {
 
     /// Waits for a slot, in order. False: the link is no longer the connection's current one. Cancel safe.
     async fn take_slot(&mut self) -> bool {
-        if !self.link.slots.try_take() {
-            let mut news = self.owner.news();
-            let slot = self.link.slots.take();
-            tokio::pin!(slot);
-            // Looked at after the subscription: no change is missed.
-            while self.owner.takes_calls_on(&self.link) {
-                tokio::select! {
-                    biased;
-                    () = &mut slot => {
-                        self.has_slot = true;
-                        return true;
-                    }
-                    // The sender is in `owner`: no error.
-                    _ = news.changed() => {}
-                }
+        self.has_slot = self.link.slots.try_take() || self.wait_for_slot().await;
+        self.has_slot
+    }
+
+    async fn wait_for_slot(&self) -> bool {
+        let mut news = self.owner.news();
+        let slot = self.link.slots.take();
+        tokio::pin!(slot);
+        // Looked at after the subscription: no change is missed.
+        while self.owner.takes_calls_on(&self.link) {
+            tokio::select! {
+                biased;
+                () = &mut slot => return true,
+                // The sender is in `owner`: no error.
+                _ = news.changed() => {}
             }
-            return false;
         }
-        self.has_slot = true;
-        true
+        false
     }
 }
 
@@ -397,7 +395,7 @@ impl Shared {
         Ok(())
     }
 
-    pub(super) fn dial_error(
+    pub(in crate::grpc) fn dial_error(
         &self,
         phase: DialPhase,
         source: impl std::error::Error + Send + Sync + 'static,

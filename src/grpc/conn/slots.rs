@@ -13,10 +13,10 @@
 use tokio::sync::Semaphore;
 
 use crate::primitive::Mutex;
-use crate::primitive::atomic::{AtomicU32, Ordering};
+use crate::primitive::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// What a server may be assumed to take until it has said so (gRPC and hyper agree).
-const ASSUMED: u32 = 100;
+pub(in crate::grpc) const ASSUMED: u32 = 100;
 
 #[derive(Debug)]
 pub(crate) struct Slots {
@@ -24,7 +24,7 @@ pub(crate) struct Slots {
     /// The current limit. Changes under `debt`'s lock only.
     limit: AtomicU32,
     /// Whether there is a debt, for `give_back` to pass by the lock. Changes under that lock only.
-    in_debt: AtomicU32,
+    in_debt: AtomicBool,
     /// Places that are out above the limit.
     debt: Mutex<usize>,
 }
@@ -34,7 +34,7 @@ impl Slots {
         Slots {
             free: Semaphore::new(ASSUMED as usize),
             limit: AtomicU32::new(ASSUMED),
-            in_debt: AtomicU32::new(0),
+            in_debt: AtomicBool::new(false),
             debt: Mutex::new(0),
         }
     }
@@ -59,9 +59,9 @@ impl Slots {
 
     #[inline]
     pub(crate) fn give_back(&self) {
-        // Acquire: pairs with the Release of `set_limit`. Who reads an old zero here gives a place back that a debt made
+        // Acquire: pairs with the Release of `set_limit`. Who reads an old `false` here gives a place back that a debt made
         // at this moment would have taken: one call too many, for which hyper's own count stands.
-        if self.in_debt.load(Ordering::Acquire) != 0 && self.pay() {
+        if self.in_debt.load(Ordering::Acquire) && self.pay() {
             return;
         }
         self.free.add_permits(1);
@@ -73,7 +73,7 @@ impl Slots {
         let owed = *debt > 0;
         if owed {
             *debt -= 1;
-            self.in_debt.store(u32::from(*debt > 0), Ordering::Release);
+            self.in_debt.store(*debt > 0, Ordering::Release);
         }
         owed
     }
@@ -91,7 +91,7 @@ impl Slots {
             *debt -= paid;
             self.free.add_permits(more - paid);
         }
-        self.in_debt.store(u32::from(*debt > 0), Ordering::Release);
+        self.in_debt.store(*debt > 0, Ordering::Release);
     }
 }
 

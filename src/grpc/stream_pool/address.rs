@@ -33,14 +33,12 @@ use super::member::{Member, Slot};
 use super::waiter::{Pending, Waiter};
 use crate::grpc::config::Settings;
 use crate::grpc::conn::shared::Shared;
+use crate::grpc::conn::slots::ASSUMED;
 use crate::grpc::conn::{ClientConn, ConnectivityState};
 use crate::grpc::error::Error;
 use crate::grpc::group::{Group, Watcher};
 use crate::primitive::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use crate::primitive::{Arc, Mutex, PoisonError, Weak};
-
-/// What a server takes until it has said so.
-const ASSUMED: u32 = 100;
 
 /// So many streams on each connection are reason for another, while there are fewer than cores.
 const SPREAD_AT: u32 = 32;

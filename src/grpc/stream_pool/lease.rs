@@ -187,15 +187,11 @@ impl Source for LeaseSource {
             if let Some(lease) = slot.lease(wait_for_ready).await? {
                 return Ok((lease, Arc::clone(&self.address.settings)));
             }
-            drop(slot);
             lost += 1;
             if lost >= MAX_LOST && !wait_for_ready {
                 let text = "the connection was lost before it could be used, each time";
-                return Err(Error::Dial {
-                    target: Arc::clone(&self.address.name),
-                    phase: DialPhase::Connect,
-                    source: Arc::new(std::io::Error::other(text)),
-                });
+                let shared = &slot.member().conn.shared;
+                return Err(shared.dial_error(DialPhase::Connect, std::io::Error::other(text)));
             }
         }
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::address::Address;
+use crate::grpc::config::about;
 use crate::grpc::conn::shared::{Lease, Ticket};
 use crate::grpc::conn::{ClientConn, ConnectivityState};
 use crate::grpc::error::Error;
@@ -41,7 +42,6 @@ impl Member {
         ttl: Duration,
     ) -> Self {
         let born = Instant::now();
-        let jittered = ttl.mul_f64(fastrand::f64().mul_add(0.2, 0.9));
         Member {
             address: Arc::clone(address),
             conn,
@@ -51,7 +51,7 @@ impl Member {
             limit: AtomicU32::new(0),
             was_ready: AtomicBool::new(false),
             born,
-            due: born.checked_add(jittered),
+            due: born.checked_add(about(ttl)),
             calls: AtomicU64::new(0),
             failures: AtomicU64::new(0),
         }
