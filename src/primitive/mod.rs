@@ -4,11 +4,14 @@
 //! its place here: with `--cfg cenote_loom` the atomics, cells and fences are loom's.
 //!
 //! * [`fence`]: the asymmetric fence, light for the many, heavy for the few.
+//! * `knock`: a waker for a part of a task.
 //! * [`reclaim`]: memory that others may still be looking at, freed later.
 //! * [`thread_map`]: one value a thread, which outlives it.
 
 pub(crate) mod clock;
 pub(crate) mod fence;
+#[cfg(any(feature = "grpc", cenote_loom))]
+pub(crate) mod knock;
 pub(crate) mod reclaim;
 #[cfg(not(cenote_loom))]
 mod thread_end;

@@ -18,6 +18,7 @@ use super::gate::Entry;
 use super::happy_eyeballs;
 use super::health::{self, Health, Verdict};
 use super::one_task::{Futures, OneTask};
+use super::pace::Pace;
 use super::request_body::RequestBody;
 use super::shared::{News, Shared, Transport};
 use super::state::ConnectivityState;
@@ -282,7 +283,8 @@ async fn establish(
 ) -> Result<(SendRequest<RequestBody>, OneTask), BoxError> {
     let io = connect(settings, progress).await?;
     progress.at(DialPhase::Settings);
-    let tap = Tap::new(io, Arc::clone(link), group.map(OpenSocket::new));
+    let pace = Pace::new();
+    let tap = Tap::new(io, Arc::clone(link), Arc::clone(&pace), group.map(OpenSocket::new));
     let futures = Futures::new();
     let mut builder = http2::Builder::new(futures.clone());
     builder.timer(TokioTimer::new());
@@ -301,7 +303,7 @@ async fn establish(
         builder.max_header_list_size(most);
     }
     let (send, conn) = builder.handshake(TokioIo::new(tap)).await?;
-    let mut conn = OneTask::new(conn, futures);
+    let mut conn = OneTask::new(conn, futures, pace);
     let phase = tokio::select! {
         biased;
         phase = link.reached(LinkPhase::Open) => phase,

@@ -7,6 +7,7 @@ pub(crate) mod gate;
 mod happy_eyeballs;
 mod health;
 mod one_task;
+mod pace;
 mod request_body;
 pub(in crate::grpc) mod service;
 pub(crate) mod shared;

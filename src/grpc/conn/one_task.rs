@@ -8,7 +8,8 @@
 //!
 //! For each call hyper spawns two futures more: one sends what is left of the request's body, because a stream that has not been
 //! opened on the socket has no room to send in; one waits for the response. They are [kept](Futures) until the socket has been
-//! polled, and polled once: then the body of a unary call is done, and only what is not becomes a task.
+//! polled, which [writes nothing](Pace::cork), and polled once: then the body of a unary call is done, and only what is not
+//! becomes a task. The socket is polled again, and all of it leaves.
 //!
 //! The socket's part has a [waker](Knock) of its own: the requests' part wakes it with each request, and as the task's waker
 //! that would have the runtime poll the task once more, on whichever worker, for what this poll is about to do.
@@ -16,15 +17,16 @@
 use std::pin::Pin;
 use std::task::{Context, Poll, Wake, Waker};
 
-use futures_util::task::AtomicWaker;
 use hyper::client::conn::http2::Connection;
 use hyper::rt::Executor;
 use hyper_util::rt::TokioIo;
 
 use super::connector::BoxedIo;
+use super::pace::Pace;
 use super::request_body::RequestBody;
 use super::tap::Tap;
 use crate::primitive::atomic::{AtomicBool, Ordering};
+use crate::primitive::knock::Knock;
 use crate::primitive::{Arc, Mutex};
 
 type BoxFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -67,57 +69,69 @@ pub(super) struct OneTask {
     socket: Option<BoxFuture>,
     futures: Futures,
     failure: Option<hyper::Error>,
-    knock: Arc<Knock>,
+    pace: Arc<Pace>,
+    knock: Arc<Socket>,
     waker: Waker,
 }
 
-/// Wakes the task for the socket's part, unless the task is just being polled: then that looks.
-struct Knock {
-    task: AtomicWaker,
-    polling: AtomicBool,
-    knocked: AtomicBool,
-}
+/// The socket's part as something to wake.
+struct Socket(Knock);
 
-impl Wake for Knock {
+impl Wake for Socket {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        // SeqCst, as in `poll`: who knocks looks at `polling` after, who ends a poll looks at `knocked` after. One sees the other.
-        self.knocked.store(true, Ordering::SeqCst);
-        if !self.polling.load(Ordering::SeqCst) {
-            self.task.wake();
-        }
+        self.0.knock();
     }
 }
 
 impl OneTask {
-    /// After hyper's handshake with this executor.
+    /// After hyper's handshake with this executor, over a tap that keeps to this pace.
     pub(super) fn new(
         requests: Connection<TokioIo<Tap<BoxedIo>>, RequestBody, Futures>,
         futures: Futures,
+        pace: Arc<Pace>,
     ) -> Self {
-        let knock = Arc::new(Knock {
-            task: AtomicWaker::new(),
-            polling: AtomicBool::new(false),
-            // Its first poll is due.
-            knocked: AtomicBool::new(true),
-        });
+        let knock = Arc::new(Socket(Knock::new()));
         // The one thing that hyper's handshake spawns.
         let socket = futures.0.new.lock().pop();
         futures.0.kept.store(false, Ordering::Relaxed);
         let waker = Waker::from(Arc::clone(&knock));
-        OneTask { requests: Some(requests), socket, futures, failure: None, knock, waker }
+        OneTask { requests: Some(requests), socket, futures, failure: None, pace, knock, waker }
     }
 
-    /// If there is reason to.
+    fn poll_requests(&mut self, cx: &mut Context<'_>) {
+        if let Some(requests) = &mut self.requests {
+            self.futures.0.kept.store(true, Ordering::Relaxed);
+            if let Poll::Ready(result) = Pin::new(requests).poll(cx) {
+                self.requests = None;
+                self.failure = result.err();
+            }
+            self.futures.0.kept.store(false, Ordering::Relaxed);
+        }
+    }
+
     fn poll_socket(&mut self) {
         if let Some(socket) = &mut self.socket
-            && self.knock.knocked.swap(false, Ordering::SeqCst)
             && socket.as_mut().poll(&mut Context::from_waker(&self.waker)).is_ready()
         {
             self.socket = None;
+        }
+    }
+
+    /// Sends what has just been begun, as far as it will go.
+    fn poll_new(&mut self, new: Vec<BoxFuture>) {
+        self.pace.cork();
+        self.poll_socket();
+        self.pace.uncork();
+        // What is not done is polled again as a task: this waker is of no use to it.
+        let mut cx = Context::from_waker(Waker::noop());
+        for mut future in new {
+            if future.as_mut().poll(&mut cx).is_pending() {
+                drop(tokio::spawn(future));
+            }
         }
     }
 }
@@ -127,37 +141,237 @@ impl Future for OneTask {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        this.knock.task.register(cx.waker());
-        this.knock.polling.store(true, Ordering::SeqCst);
+        this.pace.begin();
+        this.knock.0.begin(cx.waker());
         // First what was asked, so that it is written at once. Either may end first, and tells the other by its waker, which is
         // this task's.
-        if let Some(requests) = &mut this.requests {
-            this.futures.0.kept.store(true, Ordering::Relaxed);
-            if let Poll::Ready(result) = Pin::new(requests).poll(cx) {
-                this.requests = None;
-                this.failure = result.err();
-            }
-            this.futures.0.kept.store(false, Ordering::Relaxed);
-        }
-        this.poll_socket();
+        this.poll_requests(cx);
         let new = std::mem::take(&mut *this.futures.0.new.lock());
-        if !new.is_empty() {
-            // What is not done is polled again as a task: this waker is of no use to it.
-            let mut cx = Context::from_waker(Waker::noop());
-            for mut future in new {
-                if future.as_mut().poll(&mut cx).is_pending() {
-                    drop(tokio::spawn(future));
-                }
+        if new.is_empty() {
+            if this.knock.0.take() {
+                this.poll_socket();
             }
+        } else {
+            this.knock.0.take();
+            this.poll_new(new);
+            // Whether anybody has knocked again or not: something is kept back.
+            this.knock.0.take();
             this.poll_socket();
         }
-        this.knock.polling.store(false, Ordering::SeqCst);
-        if this.knock.knocked.load(Ordering::SeqCst) && this.socket.is_some() {
+        if this.knock.0.end() && this.socket.is_some() {
             cx.waker().wake_by_ref();
         }
         match (&this.requests, &this.socket) {
             (None, None) => Poll::Ready(this.failure.take().map_or(Ok(()), Err)),
             _ => Poll::Pending,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::atomic::AtomicUsize;
+
+    use bytes::Bytes;
+    use futures_util::FutureExt;
+    use http_body::Frame;
+    use http_body_util::StreamBody;
+    use hyper::client::conn::http2::{Builder, SendRequest};
+    use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
+    use tonic::body::Body;
+
+    use super::*;
+    use crate::grpc::conn::pace::ANSWERS;
+    use crate::grpc::conn::request_body::CallBody;
+    use crate::grpc::conn::tap::Link;
+    use crate::primitive::Weak;
+
+    const DATA: u8 = 0;
+    const HEADERS: u8 = 1;
+    const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+
+    /// Keeps what is written, write by write.
+    struct Wire {
+        io: DuplexStream,
+        writes: Arc<Mutex<Vec<Vec<u8>>>>,
+    }
+
+    impl AsyncRead for Wire {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.io).poll_read(cx, buf)
+        }
+    }
+
+    impl AsyncWrite for Wire {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            self.writes.lock().push(buf.to_vec());
+            Poll::Ready(Ok(buf.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A connection whose task is polled by hand, and whose server writes frames by hand.
+    struct Rig {
+        task: OneTask,
+        send: SendRequest<RequestBody>,
+        server: DuplexStream,
+        writes: Arc<Mutex<Vec<Vec<u8>>>>,
+        wakes: Arc<Wakes>,
+    }
+
+    impl Rig {
+        async fn new() -> Self {
+            let (io, mut server) = duplex(1 << 20);
+            server.write_all(SETTINGS).await.unwrap();
+            let writes = Arc::new(Mutex::new(Vec::new()));
+            let wire = Wire { io, writes: Arc::clone(&writes) };
+            let (pace, futures) = (Pace::new(), Futures::new());
+            let io: BoxedIo = Box::new(wire);
+            let tap = Tap::new(io, Link::new(0, Weak::new(), None), Arc::clone(&pace), None);
+            let (send, conn) = Builder::new(futures.clone()).handshake(TokioIo::new(tap)).await.unwrap();
+            let task = OneTask::new(conn, futures, pace);
+            let mut rig = Rig { task, send, server, writes, wakes: Arc::default() };
+            while rig.poll() > 0 {}
+            rig.writes.lock().clear();
+            rig
+        }
+
+        /// Polls once, and lets run whom that has woken; how often the task has been woken meanwhile.
+        fn poll(&mut self) -> usize {
+            let waker = Waker::from(Arc::clone(&self.wakes));
+            assert!(Pin::new(&mut self.task).poll(&mut Context::from_waker(&waker)).is_pending());
+            self.wakes.0.swap(0, Ordering::Relaxed)
+        }
+
+        fn call(
+            &mut self,
+            messages: &'static [&'static [u8]],
+        ) -> impl Future<Output = hyper::Result<u16>> + use<> {
+            let frames = messages.iter().map(|data| Ok::<_, tonic::Status>(Frame::data(Bytes::from(*data))));
+            let body = Body::new(StreamBody::new(tokio_stream::iter(frames)));
+            let (_, body) = CallBody::new(body, 0);
+            let response =
+                self.send.send_request(http::Request::post("http://server/call").body(body).unwrap());
+            async move { Ok(response.await?.status().as_u16()) }
+        }
+
+        /// The frames of each write: their types and streams.
+        fn written(&self) -> Vec<Vec<(u8, u8)>> {
+            let frames = |mut rest: &[u8]| {
+                let mut frames = Vec::new();
+                while let [a, b, c, kind, _, _, _, _, stream, behind @ ..] = rest {
+                    let length = usize::from(*a) << 16 | usize::from(*b) << 8 | usize::from(*c);
+                    frames.push((*kind, *stream));
+                    rest = &behind[length..];
+                }
+                frames
+            };
+            self.writes.lock().drain(..).map(|write| frames(&write)).collect()
+        }
+
+        async fn answer(&mut self, streams: impl Iterator<Item = u8>) {
+            // ":status: 200", and that is all.
+            let frames: Vec<u8> = streams.flat_map(|id| [0, 0, 1, HEADERS, 5, 0, 0, 0, id, 0x88]).collect();
+            self.server.write_all(&frames).await.unwrap();
+        }
+    }
+
+    /// Lets the tasks run that are ready to.
+    async fn others() {
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn the_heads_of_requests_and_their_messages_leave_in_one_write_of_the_poll_that_takes_them() {
+        let mut rig = Rig::new().await;
+        let _calls = [rig.call(&[b"one"]), rig.call(&[b"two"])];
+        rig.poll();
+        assert_eq!(rig.written(), [[(HEADERS, 1), (HEADERS, 3), (DATA, 1), (DATA, 3), (DATA, 1), (DATA, 3)]]);
+    }
+
+    #[tokio::test]
+    async fn a_poll_without_news_writes_nothing_and_wakes_nobody() {
+        let mut rig = Rig::new().await;
+        let _call = rig.call(&[b"one"]);
+        rig.poll();
+        rig.writes.lock().clear();
+        while rig.poll() > 0 {}
+        assert_eq!(rig.poll(), 0);
+        assert_eq!(rig.written(), [[]; 0]);
+    }
+
+    #[tokio::test]
+    async fn what_more_than_fills_a_write_is_not_kept_back() {
+        static LARGE: &[&[u8]] = &[&[7; 60_000]];
+        let mut rig = Rig::new().await;
+        let _call = rig.call(LARGE);
+        for _ in 0..10 {
+            rig.poll();
+            others().await;
+        }
+        assert_eq!(rig.writes.lock().iter().map(Vec::len).sum::<usize>() / 10_000, 6);
+    }
+
+    #[tokio::test]
+    async fn a_burst_of_answers_reaches_its_callers_a_few_a_poll_and_the_task_stays_awake_for_the_rest() {
+        const CALLS: usize = 2 * ANSWERS as usize + 5;
+        let mut rig = Rig::new().await;
+        let mut calls: Vec<_> = (0..CALLS).map(|_| Box::pin(rig.call(&[b"one"]))).collect();
+        while rig.poll() > 0 {}
+        rig.answer((0..CALLS as u8).map(|call| 2 * call + 1)).await;
+        assert!(rig.wakes.0.swap(0, Ordering::Relaxed) > 0, "the socket is readable");
+        let mut answered = Vec::new();
+        loop {
+            let woken = rig.poll();
+            others().await;
+            let before = calls.len();
+            calls.retain_mut(|call| match call.now_or_never() {
+                Some(status) => status.unwrap() != 200,
+                None => true,
+            });
+            if before == calls.len() {
+                break;
+            }
+            answered.push(before - calls.len());
+            assert!(woken > 0 || calls.is_empty(), "{} calls wait for what has been read", calls.len());
+        }
+        assert_eq!(answered, [ANSWERS as usize, ANSWERS as usize, 5]);
+    }
+
+    #[tokio::test]
+    async fn it_ends_when_its_senders_are_gone_and_its_last_stream_is_done() {
+        let mut rig = Rig::new().await;
+        let call = rig.call(&[b"one"]);
+        let Rig { task, send, mut server, .. } = rig;
+        drop(send);
+        let mut task = tokio::spawn(task);
+        others().await;
+        assert!((&mut task).now_or_never().is_none(), "a stream is open");
+        server.write_all(&[0, 0, 1, HEADERS, 5, 0, 0, 0, 1, 0x88]).await.unwrap();
+        assert_eq!(call.await.unwrap(), 200);
+        task.await.unwrap().unwrap();
     }
 }

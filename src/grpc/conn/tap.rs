@@ -5,6 +5,9 @@
 //! section 4.1), so the tap watches for two of them: SETTINGS, the first of which makes the connection Ready and any of which
 //! may say how many streams it carries, and GOAWAY.
 //!
+//! It counts the ends of answers, too, and keeps to what the [`Pace`] allows: what came behind the last of them is hyper's in the
+//! next pace.
+//!
 //! The tap also is the one place that can end a socket whatever hyper is waiting for: [`Link::kill`] makes
 //! each read and write fail from then on, hyper gives up the connection, and the socket closes.
 //!
@@ -19,6 +22,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use bytes::{Buf, BytesMut};
 use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, watch};
@@ -28,6 +32,7 @@ use crate::grpc::group::OpenSocket;
 use crate::primitive::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::primitive::{Arc, Mutex, OnceLock, Weak};
 
+use super::pace::Pace;
 use super::shared::Shared;
 use super::slots::Slots;
 
@@ -250,14 +255,17 @@ fn copy(error: &io::Error) -> io::Error {
 pub(crate) struct Tap<Io> {
     io: Io,
     frames: FrameReader,
+    /// Read off the socket, and not yet by `frames` and hyper.
+    held: BytesMut,
     link: Arc<Link>,
+    pace: Arc<Pace>,
     /// Counts this socket among its pool's open ones.
     _open: Option<OpenSocket>,
 }
 
 impl<Io> Tap<Io> {
-    pub(crate) fn new(io: Io, link: Arc<Link>, open: Option<OpenSocket>) -> Self {
-        Tap { io, frames: FrameReader::default(), link, _open: open }
+    pub(super) fn new(io: Io, link: Arc<Link>, pace: Arc<Pace>, open: Option<OpenSocket>) -> Self {
+        Tap { io, frames: FrameReader::default(), held: BytesMut::new(), link, pace, _open: open }
     }
 
     /// Fails if the link has been killed, else makes sure that `kill` wakes this task.
@@ -269,6 +277,20 @@ impl<Io> Tap<Io> {
             true => Err(io::Error::new(io::ErrorKind::ConnectionAborted, "closed on this side")),
         }
     }
+}
+
+/// Reads up to the end of what is hyper's in this pace; how much that is.
+fn on_bytes(frames: &mut FrameReader, bytes: &[u8], link: &Link, pace: &Pace) -> usize {
+    let mut rest = bytes;
+    while let Some(event) = frames.next(&mut rest) {
+        match event {
+            Event::Settings(settings) => link.on_settings(settings),
+            Event::GoAway(goaway) => link.on_goaway(goaway),
+            Event::Answer if pace.answer().is_break() => break,
+            Event::Answer => {}
+        }
+    }
+    bytes.len() - rest.len()
 }
 
 impl<Io> Drop for Tap<Io> {
@@ -285,6 +307,22 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Tap<Io> {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         this.check(cx)?;
+        if this.pace.is_over() {
+            // The next one is due.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if !this.held.is_empty() {
+            let room = this.held.len().min(buf.remaining());
+            let read = on_bytes(&mut this.frames, &this.held[..room], &this.link, &this.pace);
+            buf.put_slice(&this.held[..read]);
+            this.held.advance(read);
+            if this.held.is_empty() {
+                // Its memory is for bursts.
+                this.held = BytesMut::new();
+            }
+            return Poll::Ready(Ok(()));
+        }
         let before = buf.filled().len();
         let had_room = buf.remaining() > 0;
         let link = &this.link;
@@ -298,10 +336,12 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Tap<Io> {
                 return Poll::Ready(Err(error));
             }
         }
-        this.frames.read(&buf.filled()[before..], |event| match event {
-            Event::Settings(settings) => link.on_settings(settings),
-            Event::GoAway(goaway) => link.on_goaway(goaway),
-        });
+        let new = &buf.filled()[before..];
+        let read = on_bytes(&mut this.frames, new, link, &this.pace);
+        if read < new.len() {
+            this.held.extend_from_slice(&new[read..]);
+            buf.set_filled(before + read);
+        }
         Poll::Ready(Ok(()))
     }
 }
@@ -309,6 +349,10 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Tap<Io> {
 impl<Io: AsyncWrite + Unpin> AsyncWrite for Tap<Io> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.check(cx)?;
+        if self.pace.keeps_back(buf.len()) {
+            // Without a waker: see `Pace::cork`.
+            return Poll::Pending;
+        }
         let result = Pin::new(&mut self.io).poll_write(cx, buf);
         self.link.on_write(result)
     }
@@ -319,6 +363,9 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Tap<Io> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.check(cx)?;
+        if self.pace.keeps_back(bufs.iter().map(|buf| buf.len()).sum()) {
+            return Poll::Pending;
+        }
         let result = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
         self.link.on_write(result)
     }
@@ -346,6 +393,8 @@ pub(crate) enum Event {
     /// something in it for us.
     Settings(Settings),
     GoAway(GoAway),
+    /// All of a HEADERS frame has arrived that ends its stream: an answer's trailers, or all of the answer.
+    Answer,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -360,12 +409,15 @@ pub(crate) struct GoAway {
 }
 
 const HEADER: usize = 9;
+const TYPE_HEADERS: u8 = 1;
 const TYPE_SETTINGS: u8 = 4;
 const TYPE_GOAWAY: u8 = 7;
 /// Last stream id and error code; debug data may follow.
 const GOAWAY_PAYLOAD: usize = 8;
 /// The flag of a SETTINGS frame that acknowledges one.
 const FLAG_ACK: u8 = 1;
+/// The flag of a HEADERS frame behind which its sender has nothing more to say.
+const FLAG_END_STREAM: u8 = 1;
 /// A setting: its identifier and its value.
 const SETTING: usize = 6;
 const MAX_CONCURRENT_STREAMS: [u8; 2] = [0, 3];
@@ -386,34 +438,35 @@ pub(crate) struct FrameReader {
     begun: bool,
     /// What to tell when the current frame, a SETTINGS frame, has been passed over.
     settings: Option<Settings>,
+    /// Whether to tell of an answer then.
+    answer: bool,
     /// The start of the setting that is being passed over, and how much of it has been.
     setting: [u8; SETTING],
     have_setting: usize,
 }
 
 impl FrameReader {
-    pub(crate) fn read(&mut self, mut bytes: &[u8], mut tell: impl FnMut(Event)) {
+    /// Reads on, up to an event or to the end of `bytes`, which afterwards are those that have not been read.
+    pub(crate) fn next(&mut self, bytes: &mut &[u8]) -> Option<Event> {
         while !bytes.is_empty() {
-            if self.skip > 0 {
-                let (passed, rest) = bytes.split_at(self.skip.min(bytes.len()));
+            let event = if self.skip > 0 {
+                let passed = split_off(bytes, self.skip);
                 self.skip -= passed.len();
-                bytes = rest;
                 if self.settings.is_some() {
                     self.read_settings(passed);
                 }
-                if self.skip == 0 {
-                    self.end_frame(&mut tell);
-                }
-                continue;
-            }
-            let taken = (self.wanted() - self.have).min(bytes.len());
-            self.head[self.have..self.have + taken].copy_from_slice(&bytes[..taken]);
-            self.have += taken;
-            bytes = &bytes[taken..];
-            if self.have == self.wanted() {
-                self.finish(&mut tell);
+                self.ended()
+            } else {
+                let taken = split_off(bytes, self.wanted() - self.have);
+                self.head[self.have..][..taken.len()].copy_from_slice(taken);
+                self.have += taken.len();
+                if self.have == self.wanted() { self.head_full() } else { None }
+            };
+            if event.is_some() {
+                return event;
             }
         }
+        None
     }
 
     fn is_goaway(&self) -> bool {
@@ -429,22 +482,23 @@ impl FrameReader {
         if self.have >= HEADER && self.is_goaway() { HEADER + GOAWAY_PAYLOAD } else { HEADER }
     }
 
-    /// `head` is full: of the header, and of what is wanted of a GOAWAY.
-    fn finish(&mut self, tell: &mut impl FnMut(Event)) {
-        if self.have == HEADER && self.wanted() > HEADER {
-            return;
+    /// `head` has just become full.
+    fn head_full(&mut self) -> Option<Event> {
+        if self.have < self.wanted() {
+            // It is a GOAWAY.
+            return None;
         }
+        let [_, _, _, kind, flags, ..] = self.head;
         let [.., a, b, c, d] = self.head;
         self.skip = self.length() + HEADER - self.have;
-        if self.is_goaway() {
-            tell(Event::GoAway(GoAway { code: u32::from_be_bytes([a, b, c, d]) }));
-        }
+        self.answer = kind == TYPE_HEADERS && flags & FLAG_END_STREAM != 0;
         self.settings = self.is_settings().then_some(Settings { first: !self.begun, max_streams: None });
         self.have_setting = 0;
         self.begun = true;
         self.have = 0;
-        if self.skip == 0 {
-            self.end_frame(tell);
+        match self.is_goaway() {
+            true => Some(Event::GoAway(GoAway { code: u32::from_be_bytes([a, b, c, d]) })),
+            false => self.ended(),
         }
     }
 
@@ -457,10 +511,9 @@ impl FrameReader {
 
     fn read_settings(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
-            let (taken, rest) = bytes.split_at((SETTING - self.have_setting).min(bytes.len()));
+            let taken = split_off(&mut bytes, SETTING - self.have_setting);
             self.setting[self.have_setting..][..taken.len()].copy_from_slice(taken);
             self.have_setting += taken.len();
-            bytes = rest;
             if self.have_setting < SETTING {
                 return;
             }
@@ -472,19 +525,35 @@ impl FrameReader {
         }
     }
 
-    fn end_frame(&mut self, tell: &mut impl FnMut(Event)) {
-        match self.settings.take() {
-            Some(settings) if settings.first || settings.max_streams.is_some() => {
-                tell(Event::Settings(settings));
-            }
-            _ => {}
+    /// Of the current frame, if that has been passed over.
+    fn ended(&mut self) -> Option<Event> {
+        if self.skip > 0 {
+            return None;
         }
+        if std::mem::take(&mut self.answer) {
+            return Some(Event::Answer);
+        }
+        let settings = self.settings.take()?;
+        (settings.first || settings.max_streams.is_some()).then_some(Event::Settings(settings))
     }
+}
+
+/// The first `most` bytes, or as many as there are.
+fn split_off<'b>(bytes: &mut &'b [u8], most: usize) -> &'b [u8] {
+    let (first, rest) = bytes.split_at(most.min(bytes.len()));
+    *bytes = rest;
+    first
 }
 
 #[cfg(test)]
 mod tests {
+    use std::task::Waker;
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::grpc::conn::pace::ANSWERS;
 
     fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
         let length = payload.len() as u32;
@@ -508,8 +577,8 @@ mod tests {
     fn read_in_pieces_of(piece: usize, bytes: &[u8]) -> Vec<Event> {
         let mut reader = FrameReader::default();
         let mut events = Vec::new();
-        for bytes in bytes.chunks(piece) {
-            reader.read(bytes, |event| events.push(event));
+        for mut bytes in bytes.chunks(piece) {
+            events.extend(std::iter::from_fn(|| reader.next(&mut bytes)));
         }
         events
     }
@@ -531,6 +600,52 @@ mod tests {
         ];
         for piece in 1..=stream.len() {
             assert_eq!(read_in_pieces_of(piece, &stream), expected, "in pieces of {piece}");
+        }
+    }
+
+    /// All that a tap reads, a piece each time; a new round whenever it says that one is over.
+    fn read_through_tap(stream: &[u8], sizes: &[usize]) -> Vec<Vec<u8>> {
+        let (pace, link) = (Pace::new(), Link::new(0, Weak::new(), None));
+        let mut tap = Tap::new(stream, link, Arc::clone(&pace), None);
+        pace.begin();
+        let mut rounds = vec![Vec::new()];
+        for size in sizes.iter().copied().chain(std::iter::repeat(100)) {
+            let mut memory = vec![0; size];
+            let mut buf = ReadBuf::new(&mut memory);
+            match Pin::new(&mut tap).poll_read(&mut Context::from_waker(Waker::noop()), &mut buf) {
+                Poll::Ready(result) => {
+                    result.unwrap();
+                    if size > 0 && buf.filled().is_empty() {
+                        break;
+                    }
+                    rounds.last_mut().unwrap().extend(buf.filled());
+                }
+                Poll::Pending => {
+                    pace.begin();
+                    rounds.push(Vec::new());
+                }
+            }
+        }
+        rounds
+    }
+
+    proptest! {
+        #[test]
+        fn bytes_come_through_whole_and_in_order_and_each_round_has_its_share_of_answers(
+            frames in vec((0..3u8, 0..40usize), 0..120), sizes in vec(0..200usize, 0..100),
+        ) {
+            let frames = frames.iter().map(|(kind, length)| {
+                let mut frame = frame(*kind, &[9; 40][..*length]);
+                frame[4] = FLAG_END_STREAM;
+                frame
+            });
+            let stream = frames.collect::<Vec<_>>().concat();
+            let rounds = read_through_tap(&stream, &sizes);
+            prop_assert_eq!(rounds.concat(), &stream[..]);
+            let answers = |bytes: &Vec<u8>| read_in_pieces_of(1, bytes).iter().filter(|event| **event == Event::Answer).count();
+            let (last, full) = rounds.split_last().unwrap();
+            prop_assert!(full.iter().all(|round| answers(round) == ANSWERS as usize));
+            prop_assert!(answers(last) < ANSWERS as usize);
         }
     }
 

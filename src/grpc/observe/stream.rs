@@ -50,15 +50,17 @@ impl Protocol {
         }
     }
 
-    fn on_read(&mut self, bytes: &[u8], attempt: &Attempt) {
+    fn on_read(&mut self, mut bytes: &[u8], attempt: &Attempt) {
         match self {
-            Protocol::Http2(frames) => frames.read(bytes, |event| {
-                if matches!(event, Event::Settings(settings) if settings.first) {
-                    attempt.ready();
-                } else if matches!(event, Event::GoAway(_)) {
-                    attempt.lost();
+            Protocol::Http2(frames) => {
+                while let Some(event) = frames.next(&mut bytes) {
+                    match event {
+                        Event::Settings(settings) if settings.first => attempt.ready(),
+                        Event::GoAway(_) => attempt.lost(),
+                        Event::Settings(_) | Event::Answer => {}
+                    }
                 }
-            }),
+            }
             // A client encrypts application data when it is content with the server's part of the handshake, or to say that
             // it is not; then it reads no more.
             Protocol::TlsHandshake { theirs, encrypted, .. } => {

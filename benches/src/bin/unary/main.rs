@@ -1,6 +1,6 @@
 //! What does a unary call cost through this crate, beside the same through a bare tonic `Channel`?
 //!
-//! `cargo run --release -p cenote-benches --bin unary -- [--rounds 60] [--seconds 0.25]`
+//! `cargo run --release -p cenote-benches --bin unary -- [--rounds 60] [--seconds 0.25] [--only NAME] [--workers N] [--callers N]`
 //!
 //! One server, in a process of its own. Each contender is measured beside the `Channel` in short rounds that take turns (A B, B A,
 //! A B, ...), so that whatever else the machine does falls on both; what is reported are the ratios of neighbours: their
@@ -149,7 +149,7 @@ fn calls(options: &Options, target: &str) {
         "| through | workers | callers | `Channel`, calls/s | calls/s | calls per CPU-second | allocations | bytes |"
     );
     println!("|---|---|---|---|---|---|---|---|");
-    for workers in WORKERS {
+    for workers in WORKERS.into_iter().filter(|workers| options.workers.is_none_or(|only| only == *workers)) {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(workers)
             .enable_all()
@@ -169,7 +169,9 @@ fn calls(options: &Options, target: &str) {
             if !options.only.as_ref().is_none_or(|only| name.contains(only.as_str())) {
                 continue;
             }
-            for callers in CALLERS {
+            for callers in
+                CALLERS.into_iter().filter(|callers| options.callers.is_none_or(|only| only == *callers))
+            {
                 let Compared { calls, by_cpu, bare, counted } =
                     compare(&runtime, callers, options, &channel, contender);
                 let [(a, a_bytes), (b, b_bytes)] = counted;
@@ -209,10 +211,13 @@ struct Options {
     round: Duration,
     /// Contenders whose names have this in them.
     only: Option<String>,
+    workers: Option<usize>,
+    callers: Option<usize>,
 }
 
 fn options() -> Option<Options> {
-    let mut options = Options { rounds: 60, round: Duration::from_millis(250), only: None };
+    let mut options =
+        Options { rounds: 60, round: Duration::from_millis(250), only: None, workers: None, callers: None };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         let value = args.next()?;
@@ -220,6 +225,8 @@ fn options() -> Option<Options> {
             "--rounds" => options.rounds = value.parse().ok()?,
             "--seconds" => options.round = Duration::from_secs_f64(value.parse().ok()?),
             "--only" => options.only = Some(value),
+            "--workers" => options.workers = Some(value.parse().ok()?),
+            "--callers" => options.callers = Some(value.parse().ok()?),
             _ => return None,
         }
     }
@@ -232,7 +239,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let Some(options) = options() else {
-        eprintln!("there are --rounds NUMBER, --seconds NUMBER and --only NAME");
+        eprintln!("there are --rounds, --seconds, --workers and --callers with a NUMBER, and --only NAME");
         return ExitCode::from(2);
     };
     println!("{}, {}; load {}", date(SystemTime::now()), machine(), load_average());

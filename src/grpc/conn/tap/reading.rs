@@ -6,7 +6,7 @@
 
 use super::{Event, FrameReader, GoAway, Settings};
 
-/// RFC 9113: sections 4.1 for the header of a frame, 6.5 and 6.8 for the two that matter.
+/// RFC 9113: sections 4.1 for the header of a frame, 6.2, 6.5 and 6.8 for those that matter.
 fn second_reading(bytes: &[u8]) -> Vec<Event> {
     let mut told = Vec::new();
     let mut rest = bytes;
@@ -30,6 +30,7 @@ fn second_reading(bytes: &[u8]) -> Vec<Event> {
                     told.push(Event::Settings(Settings { first, max_streams }));
                 }
             }
+            1 if flags & 1 == 1 && whole.is_some() => told.push(Event::Answer),
             7 if length >= 8 => {
                 if let [_, _, _, _, a, b, c, d, ..] = *payload {
                     told.push(Event::GoAway(GoAway { code: u32::from_be_bytes([a, b, c, d]) }));
@@ -57,7 +58,9 @@ fn readings_agree(bytes: &[u8], sizes: impl IntoIterator<Item = usize>) {
     let mut read = 0;
     for size in sizes.into_iter().chain([bytes.len()]) {
         let end = bytes.len().min(read + size);
-        reader.read(&bytes[read..end], |event| told.push(event));
+        let mut piece = &bytes[read..end];
+        told.extend(std::iter::from_fn(|| reader.next(&mut piece)));
+        assert!(piece.is_empty());
         read = end;
         assert_eq!(told, second_reading(&bytes[..read]), "after {read} of {bytes:?}");
     }
@@ -102,6 +105,7 @@ mod tests {
         let body = prop_oneof![
             3 => payload_of_settings().prop_map(|payload| (4, payload)),
             3 => vec(any::<u8>(), 0..30).prop_map(|payload| (7, payload)),
+            3 => vec(any::<u8>(), 0..30).prop_map(|payload| (1, payload)),
             // What looks like frames may stand inside of one.
             2 => (any::<u8>(), vec(0..8u8, 0..300)),
         ];
@@ -140,6 +144,9 @@ mod tests {
             frame(0, 0, 1, &frame(7, 0, 0, &[0; 8])),
             frame(4, 0, 3, &limits),
             frame(4, 0, 0, &[0, 3, 0, 0, 0, 7, 0, 3]),
+            frame(1, 4, 5, &[1; 9]),
+            frame(1, 5, 5, &[]),
+            frame(1, 1, 7, &[1; 9]),
             frame(7, 0, 0, &[0x80, 0, 0, 5, 0, 0, 0, 11, b'c', b'a', b'l', b'm']),
             frame(7, 0, 0, &[0; 7]),
         ]
@@ -147,10 +154,13 @@ mod tests {
         let told = [
             Event::Settings(Settings { first: true, max_streams: Some(256) }),
             Event::Settings(Settings { first: false, max_streams: Some(7) }),
+            Event::Answer,
+            Event::Answer,
             Event::GoAway(GoAway { code: 11 }),
         ];
         assert_eq!(second_reading(&stream), told);
         assert_eq!(second_reading(&frame(7, 0, 0, &[0; 9])[..16]), []);
+        assert_eq!(second_reading(&frame(1, 1, 1, &[0; 9])[..17]), []);
         assert_eq!(second_reading(&[frame(6, 0, 0, &[0; 8]), frame(4, 0, 0, &[])].concat()), []);
     }
 }

@@ -1,0 +1,68 @@
+//! What a connection may do with its socket in one round: one poll of its task.
+//!
+//! *Heads and messages in one write.* hyper begins a request's stream in one poll of the socket, and its message can only follow
+//! when that is done, in the next. Each poll ends with a write: a unary call would cost two, and two packets. A round that has
+//! begun streams keeps the first of them back, for the second is sure to come.
+//!
+//! *Answers by the dozen.* A server that is kept busy answers in bursts. If all callers of a burst had their answers before the
+//! first of them could call again, the next requests would leave in one burst, too, and client and server would take turns, each
+//! waiting for the other. So a round ends after a few [answers](ANSWERS): their callers run, and their next requests leave,
+//! while the rest is read. The number was measured on two cores with 90 callers: 8, 16 and 32 were alike, and nearly twice as
+//! fast as no limit; fewer cost writes, more leaves no work to overlap with fewer callers.
+//!
+//! All of it is done by one task at a time: the atomics are there because the tap belongs to hyper.
+
+use std::ops::ControlFlow;
+
+use crate::primitive::Arc;
+use crate::primitive::atomic::{AtomicBool, AtomicU32, Ordering};
+
+/// How many answers a round may read.
+pub(super) const ANSWERS: u32 = 16;
+
+/// So many bytes are worth a write of their own. Less than hyper's buffer, or that would be full first.
+const WORTH_A_WRITE: usize = 8 << 10;
+
+/// Orderings are relaxed: the runtime orders the polls of a task.
+#[derive(Debug)]
+pub(super) struct Pace {
+    corked: AtomicBool,
+    /// Which may still be read.
+    answers: AtomicU32,
+}
+
+impl Pace {
+    /// Without limits, for the handshake.
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Pace { corked: AtomicBool::new(false), answers: AtomicU32::new(u32::MAX) })
+    }
+
+    pub(super) fn begin(&self) {
+        self.answers.store(ANSWERS, Ordering::Relaxed);
+    }
+
+    /// What is written up to `uncork` may be kept back. The socket must be polled again after that.
+    pub(super) fn cork(&self) {
+        self.corked.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn uncork(&self) {
+        self.corked.store(false, Ordering::Relaxed);
+    }
+
+    pub(super) fn keeps_back(&self, bytes: usize) -> bool {
+        bytes < WORTH_A_WRITE && self.corked.load(Ordering::Relaxed)
+    }
+
+    /// Whether nothing more is to be read.
+    pub(super) fn is_over(&self) -> bool {
+        self.answers.load(Ordering::Relaxed) == 0
+    }
+
+    /// Breaks with the last.
+    pub(super) fn answer(&self) -> ControlFlow<()> {
+        let left = self.answers.load(Ordering::Relaxed).saturating_sub(1);
+        self.answers.store(left, Ordering::Relaxed);
+        if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+}
