@@ -9,6 +9,9 @@
 //! in between, hyper drops the request without a word, and h2 resets its stream if that had begun. So of an attempt whose
 //! body was never asked for no message has left, and a server cannot have acted on it, though it may have seen a head.
 //!
+//! *Known to be the last*: a body does not say that it is over before it is asked once more. So it is asked for its second frame
+//! along with the first, and a unary call's one message ends its stream itself, without an empty frame behind it.
+//!
 //! *Ends*: hyper goes on sending a request's stream after the caller has dropped the response: for HTTP that is right, for a
 //! gRPC call it is not, which is over when its response is. So an attempt that is [over](CallBody::end_attempt) has a
 //! body that fails with CANCEL, unless it has ended, and hyper resets the stream with that.
@@ -42,6 +45,8 @@ pub(super) struct CallBody {
 struct Source {
     body: Body,
     ended: bool,
+    /// The body's second frame, when it was there with the first.
+    second: Option<Result<Frame<Bytes>, tonic::Status>>,
     /// What has been sent, from the beginning; `None` when that is no longer known.
     sent: Option<Sent>,
     /// Bytes that may be kept yet.
@@ -80,7 +85,7 @@ pub(super) struct RequestBody {
 impl CallBody {
     /// With the first attempt. Keeps up to `limit` bytes for another.
     pub(super) fn new(body: Body, limit: usize) -> (Arc<Self>, RequestBody) {
-        let source = Source { body, ended: false, sent: Some(Sent::default()), room: limit };
+        let source = Source { body, ended: false, second: None, sent: Some(Sent::default()), room: limit };
         let call = Arc::new(CallBody {
             attempt: AtomicU32::new(0),
             asked_for: AtomicBool::new(false),
@@ -129,16 +134,30 @@ impl Source {
         if let Some(data) = self.sent.as_ref().and_then(|sent| sent.get(position)) {
             return Poll::Ready(Some(Ok(Frame::data(data.clone()))));
         }
+        let frame = match self.second.take() {
+            Some(frame) => Poll::Ready(Some(frame)),
+            None => self.poll_body(cx),
+        };
+        match &frame {
+            Poll::Ready(Some(Ok(frame))) => self.keep(frame.data_ref()),
+            Poll::Ready(Some(Err(_))) => self.sent = None,
+            Poll::Ready(None) | Poll::Pending => {}
+        }
+        if position == 0
+            && let Poll::Ready(Some(Ok(_))) = frame
+            && let Poll::Ready(second) = self.poll_body(cx)
+        {
+            self.second = second;
+        }
+        frame
+    }
+
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, tonic::Status>>> {
         if self.ended {
             return Poll::Ready(None);
         }
         let frame = Pin::new(&mut self.body).poll_frame(cx);
-        match &frame {
-            Poll::Ready(Some(Ok(frame))) => self.keep(frame.data_ref()),
-            Poll::Ready(Some(Err(_))) => self.sent = None,
-            Poll::Ready(None) => self.ended = true,
-            Poll::Pending => {}
-        }
+        self.ended = matches!(frame, Poll::Ready(None));
         frame
     }
 
@@ -156,6 +175,7 @@ impl Source {
 
     fn is_at_end(&self, position: usize) -> bool {
         self.sent.as_ref().is_none_or(|sent| sent.get(position).is_none())
+            && self.second.is_none()
             && (self.ended || self.body.is_end_stream())
     }
 }
@@ -250,6 +270,38 @@ mod tests {
         assert_eq!(next(&mut first).await.unwrap().unwrap(), "9");
         assert!(call.begin_attempt().is_none());
         assert!(next(&mut first).await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_single_frame_is_known_to_be_the_last_when_it_is_handed_out() {
+        let (call, mut body) = call_of(&[b"1"], 10);
+        assert!(!body.is_end_stream());
+        next(&mut body).await;
+        assert!(body.is_end_stream());
+        call.end_attempt();
+        let mut again = call.begin_attempt().unwrap();
+        next(&mut again).await;
+        assert!(again.is_end_stream());
+    }
+
+    #[tokio::test]
+    async fn what_comes_behind_the_first_frame_is_neither_lost_nor_early() {
+        let (later, frames) = tokio::sync::mpsc::unbounded_channel();
+        let frame = |data: &'static [u8]| Ok::<_, tonic::Status>(Frame::data(Bytes::from_static(data)));
+        later.send(frame(b"1")).unwrap();
+        let frames = tokio_stream::wrappers::UnboundedReceiverStream::new(frames);
+        let (_, mut body) = CallBody::new(Body::new(StreamBody::new(frames)), 10);
+        assert_eq!(next(&mut body).await.unwrap().unwrap(), "1", "not held up by what follows");
+        assert!(!body.is_end_stream());
+        later.send(frame(b"2")).unwrap();
+        assert_eq!(next(&mut body).await.unwrap().unwrap(), "2");
+
+        let failing =
+            iter([Ok(Frame::data(Bytes::from("1"))), Err(tonic::Status::aborted("the source broke"))]);
+        let (_, mut body) = CallBody::new(Body::new(StreamBody::new(failing)), 10);
+        assert_eq!(next(&mut body).await.unwrap().unwrap(), "1");
+        assert!(!body.is_end_stream(), "an error is to come");
+        assert!(next(&mut body).await.unwrap().unwrap_err().contains("the source broke"));
     }
 
     #[tokio::test]
