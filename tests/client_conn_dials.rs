@@ -13,7 +13,7 @@ use cenote_proto::greeter_client::GreeterClient;
 use support::frames::*;
 use support::memory::*;
 use support::{cause, hello};
-use tokio::io::DuplexStream;
+use tokio::io::{AsyncWriteExt, DuplexStream};
 use tokio::time::{Instant, sleep, timeout};
 use tonic::{Code, Request};
 
@@ -94,6 +94,73 @@ async fn failed_attempts_are_made_again_after_pauses_from_one_second_to_two_minu
         [Ready, Idle, Connecting, TransientFailure],
         "a loss is Idle; only a dial that fails is a failure"
     );
+}
+
+/// SETTINGS, with nothing in them, and a GOAWAY for whoever comes.
+const WELCOME_AND_GOODBYE: [u8; 26] =
+    [0, 0, 0, SETTINGS, 0, 0, 0, 0, 0, 0, 0, 8, GOAWAY, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_is_lost_with_its_settings_is_idle_and_the_call_goes_to_the_next() {
+    // By a GOAWAY, or by the socket's end.
+    for (said, stays) in [(&WELCOME_AND_GOODBYE[..], true), (&WELCOME_AND_GOODBYE[..9], false)] {
+        let (builder, mut server) = in_memory();
+        let conn = builder.build().unwrap();
+        let states = States::of(&conn);
+        let waiting = call(&conn, hello("ada"));
+        let mut first = server.dialled().await;
+        first.write_all(said).await.unwrap();
+        let _first = stays.then_some(first);
+        let mut wire = server.accept(&[]).await;
+        let (stream, _) = wire.request().await;
+        wire.answer(stream, "well").await;
+        assert_eq!(reply(waiting).await, "well");
+        assert_eq!(conn.state(), Ready);
+        assert!(!states.seen().contains(&TransientFailure), "{:?}", states.seen());
+        assert_about(states.last_change(), Duration::ZERO);
+    }
+
+    // Without a call it stays Idle.
+    let (builder, mut server) = in_memory();
+    let conn = builder.build().unwrap();
+    conn.connect();
+    server.dialled().await.write_all(&WELCOME_AND_GOODBYE).await.unwrap();
+    sleep(HOUR).await;
+    assert_eq!(conn.state(), Idle);
+    assert!(server.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_takes_leave_with_its_settings_each_time_is_a_failure_from_the_second_time_on() {
+    let (builder, mut server) = in_memory();
+    let conn = builder.build().unwrap();
+    let waiting = call(&conn, hello("ada"));
+    let mut pauses = Vec::new();
+    let mut last = Instant::now();
+    for _ in 0..8 {
+        let mut socket = server.dialled().await;
+        pauses.push(last.elapsed());
+        last = Instant::now();
+        socket.write_all(&WELCOME_AND_GOODBYE).await.unwrap();
+        settle().await;
+    }
+    assert_eq!(dial_failure(&failure(waiting).await).0, DialPhase::Settings);
+    assert_eq!(conn.state(), TransientFailure);
+    assert_about(pauses[1], Duration::ZERO);
+    assert_backoff(&pauses[2..]);
+
+    // Whoever is served once has a loss free again.
+    let mut wire = server.accept(&[]).await;
+    settle().await;
+    served(&conn, &mut wire).await;
+    drop(wire);
+    settle().await;
+    let waiting = call(&conn, hello("ada"));
+    server.dialled().await.write_all(&WELCOME_AND_GOODBYE).await.unwrap();
+    let mut wire = server.accept(&[]).await;
+    let (stream, _) = wire.request().await;
+    wire.answer(stream, "well").await;
+    assert_eq!(reply(waiting).await, "well");
 }
 
 #[tokio::test(start_paused = true)]

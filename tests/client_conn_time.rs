@@ -10,6 +10,7 @@
 //! | a failed attempt is TransientFailure until one succeeds | `_dials`: `failed_attempts_are_made_again_after_pauses_from_one_second_to_two_minutes` |
 //! | Ready lost is Idle: by the socket's end | `a_connection_whose_server_dies_is_idle_and_finds_the_server_when_it_is_back`; `_dials`: `failed_attempts_...` |
 //! | by a GOAWAY | `a_goaway_makes_it_idle_at_once_and_open_streams_complete` |
+//! | also when it is lost at once | `_dials`: `a_connection_that_is_lost_with_its_settings_is_idle_and_the_call_goes_to_the_next`; stronger, only once in a row: `a_server_that_takes_leave_with_its_settings_each_time_is_a_failure_from_the_second_time_on` |
 //! | by a ping without answer | `_keepalive`: `a_silent_server_with_a_call_open_is_pinged_and_lost_if_it_does_not_answer` |
 //! | pauses of 1 s x 1.6, give or take 20 %, to 120 s; success begins anew | `_dials`: `failed_attempts_...` |
 //! | an attempt may take 20 s, or as long as the pause | `_dials`: `an_attempt_lasts_twenty_seconds_or_as_long_as_the_pause_that_follows_it` |
@@ -246,6 +247,60 @@ async fn without_a_grace_close_cuts_at_once_also_a_dial_and_a_pause() {
     sleep(HOUR).await;
     assert_eq!(pauses.state(), Shutdown);
     assert!(server.is_empty(), "it does not dial any more");
+}
+
+/// In each stage of a connection, with calls open: idle, dialling, pausing, Ready, and Ready with another link running out.
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_is_closed_or_dropped_leaves_no_task() {
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let before = tasks();
+    for close in [true, false] {
+        for stage in 0..5 {
+            let (builder, mut server) = in_memory();
+            let conn = builder.close_grace(close.then_some(SECOND).unwrap_or_default()).build().unwrap();
+            let mut calls = Vec::new();
+            let mut wires = Vec::new();
+            let mut mute = None;
+            match stage {
+                0 => {}
+                1 => {
+                    calls.push(call(&conn, hello("ada")));
+                    mute = Some(server.dialled().await);
+                }
+                2 => {
+                    conn.connect();
+                    server.hang_up().await;
+                }
+                _ => {
+                    for _ in 3..=stage {
+                        calls.push(call(&conn, hello("ada")));
+                        let mut wire = server.accept(&[]).await;
+                        let (stream, _) = wire.request().await;
+                        if stage > 3 && wires.is_empty() {
+                            wire.goaway(stream, support::frames::NO_ERROR, b"").await;
+                            settle().await;
+                        }
+                        wires.push(wire);
+                    }
+                }
+            }
+            settle().await;
+            assert!(stage == 0 || tasks() > before, "stage {stage}");
+            if close {
+                conn.close();
+            } else {
+                // A call is a handle, too.
+                calls.iter().for_each(|call| call.abort());
+                drop(conn);
+            }
+            for call in calls {
+                let _ = call.await;
+            }
+            sleep(2 * SECOND).await;
+            assert_eq!(tasks(), before, "stage {stage}, {}", if close { "closed" } else { "dropped" });
+            drop((wires, mute, server));
+        }
+    }
 }
 
 // ── the table ──

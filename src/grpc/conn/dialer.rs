@@ -61,7 +61,9 @@ pub(super) fn run(owner: &Arc<Shared>, settings: Arc<Settings>) -> impl Future<O
                         let pause = pauses.next();
                         let error = match attempt(&guard.owner, &settings, None, pause, news.clone()).await {
                             Ok(_) => return guard.finish(),
-                            Err(error) => error,
+                            // To Idle, by the guard.
+                            Err(Missed::Lost) => return,
+                            Err(Missed::Failed(error)) => error,
                         };
                         let Some(owner) = guard.owner.upgrade() else { return };
                         // Before the failure is told: who hears of it and asks for a retry at once is heard.
@@ -113,7 +115,9 @@ async fn dial_through_gate(
                     }
                     // Closed on this side meanwhile: that says nothing of the server, so the turn is not settled.
                     Err(_) if !guard.owner.upgrade().is_some_and(|owner| owner.is_open()) => return,
-                    Err(error) => {
+                    // To Idle, by the guard; and nothing of the others has been learned.
+                    Err(Missed::Lost) => return,
+                    Err(Missed::Failed(error)) => {
                         bump(&group.counters.failed_dials);
                         turn.failed(error.clone());
                         error
@@ -209,6 +213,19 @@ impl Progress {
     }
 }
 
+/// Why an attempt brought no connection.
+enum Missed {
+    Failed(Error),
+    /// [Excused](Shared::excuses_loss).
+    Lost,
+}
+
+impl From<Error> for Missed {
+    fn from(error: Error) -> Self {
+        Missed::Failed(error)
+    }
+}
+
 /// Name resolution to SETTINGS, and to the first word on the server's health, under one time budget. On success the
 /// connection is Ready, or up and not serving.
 async fn attempt(
@@ -217,7 +234,7 @@ async fn attempt(
     pooled: Option<Pooled<'_>>,
     backoff: Duration,
     news: watch::Receiver<News>,
-) -> Result<Verdict, Error> {
+) -> Result<Verdict, Missed> {
     let (group, place) = match pooled {
         Some(Pooled { group, place }) => (Some(group), place),
         None => (None, None),
@@ -240,23 +257,24 @@ async fn attempt(
         Ok(result) => result,
         Err(_) => Err(timed_out(format!("not done after {budget:?}")).into()),
     };
-    match result {
+    let owner = owner.upgrade().ok_or(Error::Closed)?;
+    let error = match result {
         Ok((send, conn, health, verdict)) => {
-            let owner = owner.upgrade().ok_or(Error::Closed)?;
             match owner.connected(Transport { send, link: Arc::clone(&link) }, verdict.clone()) {
                 Ok(()) => {
                     cut.disarm();
                     tokio::spawn(drive(conn, link, Arc::clone(settings), health, news));
-                    Ok(verdict)
+                    return Ok(verdict);
                 }
-                Err(error) => Err(error),
+                Err(error) => error,
             }
         }
         Err(source) => {
             let target = Arc::clone(&settings.target.text);
-            Err(Error::Dial { target, phase: progress.phase(), source: Arc::from(source) })
+            Error::Dial { target, phase: progress.phase(), source: Arc::from(source) }
         }
-    }
+    };
+    Err(if link.was_open() && owner.excuses_loss() { Missed::Lost } else { Missed::Failed(error) })
 }
 
 struct KillOnDrop(Option<Arc<Link>>);

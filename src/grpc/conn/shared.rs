@@ -61,6 +61,8 @@ struct Inner {
     attempts: u64,
     /// What the last one failed with, and which it was: for calls that waited for it, whatever became of the state.
     last_failure: Option<(u64, Error)>,
+    /// Whether the last dial [was lost](Shared::excuses_loss).
+    lost: bool,
     /// Stepped by each update.
     updates: u64,
     last_link: u64,
@@ -215,6 +217,7 @@ impl Shared {
                 dialing: false,
                 attempts: 0,
                 last_failure: None,
+                lost: false,
                 updates: 0,
                 last_link: 0,
                 links: Vec::new(),
@@ -432,6 +435,7 @@ impl Shared {
                 return Err((self.dial_error(DialPhase::Settings, lost), transport));
             }
             inner.dialing = false;
+            inner.lost = false;
             inner.attempts += 1;
             let failure = failure.map(|error| (inner.attempts, error));
             let before = failure.and_then(|failure| inner.last_failure.replace(failure));
@@ -456,6 +460,13 @@ impl Shared {
             };
             (before, old)
         });
+    }
+
+    /// A dial was lost: the server's SETTINGS came, and with them the connection's end. That is no failure but a connection
+    /// that was Ready for no time, and Idle is next, as when it is lost later. But a server that does so each time is not to be
+    /// dialled without a pause; so it is excused once, until a dial comes through.
+    pub(super) fn excuses_loss(&self) -> bool {
+        !std::mem::replace(&mut self.inner.lock().lost, true)
     }
 
     /// The dial task is gone without an outcome: as if it had never been.

@@ -58,6 +58,8 @@ pub(crate) struct Link {
     pub(crate) id: u64,
     owner: Weak<Shared>,
     phase: watch::Sender<LinkPhase>,
+    /// Whether it has been Open; who waits for that may see only what came after.
+    opened: AtomicBool,
     killed: AtomicBool,
     /// Whether the connection was closed with a grace, at whose end this is killed.
     doomed: AtomicBool,
@@ -84,6 +86,7 @@ impl Link {
             id,
             owner,
             phase: watch::Sender::new(LinkPhase::Preface),
+            opened: AtomicBool::new(false),
             killed: AtomicBool::new(false),
             doomed: AtomicBool::new(false),
             waker: AtomicWaker::new(),
@@ -111,6 +114,11 @@ impl Link {
 
     pub(crate) fn phase(&self) -> LinkPhase {
         *self.phase.borrow()
+    }
+
+    /// Whether the server's SETTINGS came, and then it was lost.
+    pub(crate) fn was_open(&self) -> bool {
+        self.phase() > LinkPhase::Open && self.opened.load(Ordering::Relaxed)
     }
 
     /// Waits until the link is at `phase` or past it; which it is, is returned.
@@ -182,6 +190,8 @@ impl Link {
             None => {}
         }
         if settings.first {
+            // Relaxed: the phase, behind a lock, publishes it.
+            self.opened.store(true, Ordering::Relaxed);
             self.advance(LinkPhase::Open);
         } else if let Some(owner) = self.owner.upgrade() {
             owner.limit_changed();
