@@ -9,7 +9,8 @@ use cenote::grpc::{Backoff, CallPhase, ClientConn, ConnectivityState, DialPhase,
 use cenote_proto::StreamHelloRequest;
 use cenote_proto::greeter_client::GreeterClient;
 use support::*;
-use tonic::{Code, Request};
+use tokio_stream::StreamExt as _;
+use tonic::{Code, Request, Status};
 
 fn connection_to(target: &str) -> ClientConn {
     ClientConn::new(target).unwrap()
@@ -400,6 +401,56 @@ async fn a_call_in_both_directions_runs_to_its_end() {
         assert_eq!(replies.message().await.unwrap().unwrap().message, format!("hello, {i}"));
     }
     assert!(replies.message().await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_stream_of_messages_that_panics_fails_its_call_and_no_other() {
+    let server = TonicServer::start();
+    let conn = connection_to(&server.target());
+    let mut client = GreeterClient::new(conn.clone());
+    let mut other = client.stream_hello(endless_hellos()).await.unwrap().into_inner();
+    // In the poll that begins the call, in the look behind the first message, and later.
+    for good in 0..4 {
+        let (send, names) = tokio::sync::mpsc::channel(1);
+        let names = tokio_stream::wrappers::ReceiverStream::new(names);
+        let names = names.map(move |number| if number < good { hello("ada") } else { panic!("on purpose") });
+        tokio::spawn(async move {
+            let mut number = 0;
+            while send.send(number).await.is_ok() {
+                number += 1;
+            }
+        });
+        let mut client = client.clone();
+        let chat = async move {
+            let mut replies = client.chat(names).await?.into_inner();
+            while replies.message().await?.is_some() {}
+            Ok::<_, Status>(())
+        };
+        let status = tokio::time::timeout(Duration::from_secs(10), chat).await.unwrap().unwrap_err();
+        assert_eq!(status.code(), Code::Internal, "{status:?}");
+        assert_eq!(status.message(), "the stream of the request's messages panicked");
+    }
+    other.message().await.unwrap().unwrap();
+    assert_eq!(server.seen.accepted(), 1);
+}
+
+#[tokio::test]
+async fn a_message_that_cannot_be_encoded_is_what_its_caller_is_told() {
+    let server = TonicServer::start();
+    let mut client = GreeterClient::new(connection_to(&server.target())).max_encoding_message_size(10);
+    let long = "a name that is too long";
+    let unary = client.say_hello(hello(long)).await.unwrap_err();
+    assert_eq!(unary.code(), Code::OutOfRange, "{unary:?}");
+    let names = tokio_stream::iter([hello("ada"), hello("bob"), hello(long)]);
+    let chat = async {
+        let mut replies = client.chat(names).await?.into_inner();
+        while replies.message().await?.is_some() {}
+        Ok::<_, Status>(())
+    };
+    let status = chat.await.unwrap_err();
+    assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
+    client.say_hello(hello("ada")).await.unwrap();
+    assert_eq!(server.seen.accepted(), 1);
 }
 
 #[tokio::test]

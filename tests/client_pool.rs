@@ -7,10 +7,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use cenote::grpc::{ClientConn, ClientPool, ClientPoolStats, ConnectivityState, Error, PooledConn};
+use cenote::grpc::{
+    ClientConn, ClientPool, ClientPoolStats, ConnectivityState, DialPhase, Error, PooledConn,
+};
 use cenote_proto::StreamHelloRequest;
 use cenote_proto::greeter_client::GreeterClient;
+use support::frames::WELCOME_AND_GOODBYE;
+use support::memory::{dial_failure, pipes};
 use support::*;
+use tokio::io::AsyncWriteExt;
 use tonic::Code;
 
 /// Every connection has one fate, and what is idle is alive.
@@ -444,6 +449,45 @@ async fn an_outage_is_dialled_at_a_bounded_rate_and_all_calls_succeed_within_a_s
     pool.clear();
     let seen = Arc::clone(&server.seen);
     eventually_async("no socket leaks", || seen.open() == 0 && pool.stats().open == 0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_takes_leave_with_its_settings_each_time_is_one_outage() {
+    // Of the socket that is lost the place comes back, too.
+    for most in [None, Some(1)] {
+        let (connector, mut server) = pipes(64 << 10);
+        let mut builder = ClientPool::builder("in.memory:1").connector(connector);
+        if let Some(most) = most {
+            builder = builder.max_connections(most);
+        }
+        let pool = builder.build().unwrap();
+        let calls: Vec<_> = (0..50)
+            .map(|_| {
+                let pool = pool.clone();
+                tokio::spawn(async move { greet(&pool).await })
+            })
+            .collect();
+        for _ in 0..2 {
+            server.dialled().await.write_all(&WELCOME_AND_GOODBYE).await.unwrap();
+        }
+        for call in calls {
+            assert_eq!(dial_failure(&call.await.unwrap().unwrap_err()).0, DialPhase::Settings);
+        }
+        assert!(server.is_empty(), "a dial without a pause");
+        assert_eq!((pool.stats().dials, pool.stats().failed_dials), (2, 1));
+
+        // One loss alone is nobody's failure.
+        let call = tokio::spawn({
+            let pool = pool.clone();
+            async move { greet(&pool).await }
+        });
+        server.dialled().await.write_all(&WELCOME_AND_GOODBYE).await.unwrap();
+        let mut wire = server.accept(&[]).await;
+        let (stream, _) = wire.request().await;
+        wire.answer(stream, "well").await;
+        call.await.unwrap().unwrap();
+        assert_eq!((pool.stats().dials, pool.stats().failed_dials), (4, 1));
+    }
 }
 
 #[tokio::test]

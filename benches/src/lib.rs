@@ -4,6 +4,8 @@ pub mod bursts;
 pub mod contenders;
 pub mod expensive;
 pub mod holders;
+#[cfg(unix)]
+pub mod server;
 
 use std::hint;
 use std::path::{Path, PathBuf};
@@ -36,6 +38,20 @@ pub fn wall_time(threads: usize, turns: u64, turn: &(impl Fn() + Sync)) -> Durat
     })
 }
 
+/// The CPU time of this process, in user and in kernel mode.
+#[cfg(unix)]
+#[allow(unsafe_code)]
+pub fn cpu_time() -> Duration {
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: the pointer is to an `rusage`, for the time of the call; zeroes are one, should it fail.
+    let usage = unsafe {
+        libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr());
+        usage.assume_init()
+    };
+    let time = |t: libc::timeval| Duration::new(t.tv_sec as u64, t.tv_usec as u32 * 1000);
+    time(usage.ru_utime) + time(usage.ru_stime)
+}
+
 /// The middle one.
 pub fn median(mut figures: Vec<f64>) -> f64 {
     figures.sort_by(f64::total_cmp);
@@ -46,8 +62,12 @@ pub fn median(mut figures: Vec<f64>) -> f64 {
 pub fn machine() -> String {
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("an unknown CPU");
-    let cores = thread::available_parallelism().map_or(0, usize::from);
-    format!("{}, {cores} cores", model.trim_start_matches([' ', '\t', ':']))
+    format!("{}, {} cores", model.trim_start_matches([' ', '\t', ':']), cores())
+}
+
+/// How many threads can run at once.
+pub fn cores() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// As 2026-11-21, in UTC.

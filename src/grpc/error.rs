@@ -212,13 +212,16 @@ impl Error {
 fn interrupted_code(source: &(dyn StdError + 'static)) -> Code {
     let h2 = chain(source).find_map(|error| error.downcast_ref::<h2::Error>());
     match h2 {
-        Some(error) if error.is_reset() => match error.reason() {
-            Some(h2::Reason::REFUSED_STREAM) => Code::Unavailable,
-            Some(h2::Reason::CANCEL) => Code::Cancelled,
-            Some(h2::Reason::ENHANCE_YOUR_CALM) => Code::ResourceExhausted,
-            Some(h2::Reason::INADEQUATE_SECURITY) => Code::PermissionDenied,
-            _ => Code::Internal,
-        },
+        // NO_ERROR is nobody's but a reset's: see `ResponseBody`.
+        Some(error) if error.is_reset() || error.reason() == Some(h2::Reason::NO_ERROR) => {
+            match error.reason() {
+                Some(h2::Reason::REFUSED_STREAM) => Code::Unavailable,
+                Some(h2::Reason::CANCEL) => Code::Cancelled,
+                Some(h2::Reason::ENHANCE_YOUR_CALM) => Code::ResourceExhausted,
+                Some(h2::Reason::INADEQUATE_SECURITY) => Code::PermissionDenied,
+                _ => Code::Internal,
+            }
+        }
         _ => Code::Unavailable,
     }
 }

@@ -41,6 +41,10 @@ pub struct Frame {
     pub payload: Vec<u8>,
 }
 
+/// SETTINGS, with nothing in them, and a GOAWAY for whoever comes.
+pub const WELCOME_AND_GOODBYE: [u8; 26] =
+    [0, 0, 0, SETTINGS, 0, 0, 0, 0, 0, 0, 0, 8, GOAWAY, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
 pub struct FrameServer(TcpListener);
 
 /// One connection of it, or of a server on other streams than TCP's.

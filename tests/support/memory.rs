@@ -35,9 +35,14 @@ pub fn in_memory() -> (ClientConnBuilder, Pipes) {
 
 /// With so many bytes that are written before the other side reads.
 pub fn in_memory_with_capacity(capacity: usize) -> (ClientConnBuilder, Pipes) {
+    let (connector, server) = pipes(capacity);
+    (ClientConn::builder("in.memory:1").connector(connector), server)
+}
+
+/// The same for what is no single connection.
+pub fn pipes(capacity: usize) -> (PipeConnector, Pipes) {
     let (server, dialled) = mpsc::unbounded_channel();
-    let connector = PipeConnector { server, capacity };
-    (ClientConn::builder("in.memory:1").connector(connector), Pipes(dialled))
+    (PipeConnector { server, capacity }, Pipes(dialled))
 }
 
 impl Pipes {

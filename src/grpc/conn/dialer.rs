@@ -1,10 +1,11 @@
 //! The dial task, one attempt of it, and the driver that an attempt leaves behind.
 
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{SockRef, TcpKeepalive};
@@ -59,11 +60,9 @@ pub(super) fn run(owner: &Arc<Shared>, settings: Arc<Settings>) -> impl Future<O
                     let mut pauses = Pauses::new(settings.tuning.backoff);
                     loop {
                         let pause = pauses.next();
-                        let error = match attempt(&guard.owner, &settings, None, pause, news.clone()).await {
+                        let error = match attempts(&guard.owner, &settings, None, pause, &news).await {
                             Ok(_) => return guard.finish(),
-                            // To Idle, by the guard.
-                            Err(Missed::Lost) => return,
-                            Err(Missed::Failed(error)) => error,
+                            Err(error) => error,
                         };
                         let Some(owner) = guard.owner.upgrade() else { return };
                         // Before the failure is told: who hears of it and asks for a retry at once is heard.
@@ -101,7 +100,7 @@ async fn dial_through_gate(
             Entry::Failed(error) => error,
             Entry::Turn(turn) => {
                 let pooled = Pooled { group, place };
-                let result = attempt(&guard.owner, settings, Some(pooled), Duration::ZERO, news).await;
+                let result = attempts(&guard.owner, settings, Some(pooled), Duration::ZERO, &news).await;
                 match result {
                     Ok(Ok(())) => {
                         turn.succeeded();
@@ -115,9 +114,7 @@ async fn dial_through_gate(
                     }
                     // Closed on this side meanwhile: that says nothing of the server, so the turn is not settled.
                     Err(_) if !guard.owner.upgrade().is_some_and(|owner| owner.is_open()) => return,
-                    // To Idle, by the guard; and nothing of the others has been learned.
-                    Err(Missed::Lost) => return,
-                    Err(Missed::Failed(error)) => {
+                    Err(error) => {
                         bump(&group.counters.failed_dials);
                         turn.failed(error.clone());
                         error
@@ -214,10 +211,10 @@ impl Progress {
 }
 
 /// Why an attempt brought no connection.
-enum Missed {
+pub(super) enum Missed {
     Failed(Error),
-    /// [Excused](Shared::excuses_loss).
-    Lost,
+    /// The server's SETTINGS came, and with them the connection's end.
+    Lost(Error),
 }
 
 impl From<Error> for Missed {
@@ -226,55 +223,81 @@ impl From<Error> for Missed {
     }
 }
 
+/// An attempt; and another, within its time, if that is lost: that is no failure, but a connection that was Ready for no
+/// time. A server that does so each time is not to be dialled without a pause, so two losses are a failure.
+async fn attempts(
+    owner: &Weak<Shared>,
+    settings: &Arc<Settings>,
+    mut pooled: Option<Pooled<'_>>,
+    backoff: Duration,
+    news: &watch::Receiver<News>,
+) -> Result<Verdict, Error> {
+    let budget = settings.tuning.connect_timeout.unwrap_or_else(|| ATTEMPT.max(backoff));
+    let deadline = Instant::now() + budget.min(YEAR);
+    let mut lost = false;
+    loop {
+        match attempt(owner, settings, pooled.as_mut(), budget, deadline, news.clone()).await {
+            Ok(verdict) => return Ok(verdict),
+            Err(Missed::Lost(_)) if !lost => lost = true,
+            Err(Missed::Lost(error) | Missed::Failed(error)) => return Err(error),
+        }
+    }
+}
+
 /// Name resolution to SETTINGS, and to the first word on the server's health, under one time budget. On success the
 /// connection is Ready, or up and not serving.
 async fn attempt(
     owner: &Weak<Shared>,
     settings: &Arc<Settings>,
-    pooled: Option<Pooled<'_>>,
-    backoff: Duration,
+    pooled: Option<&mut Pooled<'_>>,
+    budget: Duration,
+    deadline: Instant,
     news: watch::Receiver<News>,
 ) -> Result<Verdict, Missed> {
-    let (group, place) = match pooled {
-        Some(Pooled { group, place }) => (Some(group), place),
-        None => (None, None),
+    let (link, learned) = {
+        let owner = owner.upgrade().ok_or(Error::Closed)?;
+        (owner.new_link(), Learned { passed_over: owner.passed_over(), calm: owner.calm() })
     };
-    let link = owner.upgrade().ok_or(Error::Closed)?.new_link(place);
+    let group = pooled.as_ref().map(|pooled| pooled.group);
     if let Some(group) = group {
         bump(&group.counters.dials);
     }
     // Whatever becomes of the attempt, its socket does not stay.
     let cut = KillOnDrop(Some(Arc::clone(&link)));
     let progress = Progress(AtomicU8::new(DialPhase::Resolve as u8));
-    let budget = settings.tuning.connect_timeout.unwrap_or_else(|| ATTEMPT.max(backoff));
-    let deadline = Instant::now() + budget.min(YEAR);
+    let failed = |source: BoxError| {
+        let target = Arc::clone(&settings.target.text);
+        Error::Dial { target, phase: progress.phase(), source: Arc::from(source) }
+    };
     let up = async {
-        let (send, mut conn) = establish(settings, group, &link, &progress).await?;
-        let (health, verdict) = first_word(settings, &send, &mut conn, &link, &progress).await?;
-        Ok::<_, BoxError>((send, conn, health, verdict))
+        let (send, mut conn) = match establish(settings, &learned, group, &link, &progress).await {
+            Ok(established) => established,
+            Err(error) if link.has_opened() => return Err(Missed::Lost(failed(error))),
+            Err(error) => return Err(Missed::Failed(failed(error))),
+        };
+        let word = first_word(settings, &send, &mut conn, &link, &progress).await;
+        let (health, verdict) = word.map_err(failed)?;
+        Ok((send, conn, health, verdict))
     };
     let result = match timeout_at(deadline, up).await {
         Ok(result) => result,
-        Err(_) => Err(timed_out(format!("not done after {budget:?}")).into()),
+        Err(_) => Err(failed(timed_out(format!("not done after {budget:?}")).into()).into()),
     };
+    if result.is_err()
+        && !matches!(progress.phase(), DialPhase::Resolve | DialPhase::Connect)
+        && let Some(owner) = owner.upgrade()
+    {
+        owner.pass_over();
+    }
+    let (send, conn, health, verdict) = result?;
     let owner = owner.upgrade().ok_or(Error::Closed)?;
-    let error = match result {
-        Ok((send, conn, health, verdict)) => {
-            match owner.connected(Transport { send, link: Arc::clone(&link) }, verdict.clone()) {
-                Ok(()) => {
-                    cut.disarm();
-                    tokio::spawn(drive(conn, link, Arc::clone(settings), health, news));
-                    return Ok(verdict);
-                }
-                Err(error) => error,
-            }
-        }
-        Err(source) => {
-            let target = Arc::clone(&settings.target.text);
-            Error::Dial { target, phase: progress.phase(), source: Arc::from(source) }
-        }
-    };
-    Err(if link.was_open() && owner.excuses_loss() { Missed::Lost } else { Missed::Failed(error) })
+    owner.connected(Transport { send, link: Arc::clone(&link) }, verdict.clone())?;
+    if let Some(pooled) = pooled {
+        link.take_place(pooled.place.take());
+    }
+    cut.disarm();
+    tokio::spawn(drive(conn, link, Arc::clone(settings), health, news));
+    Ok(verdict)
 }
 
 struct KillOnDrop(Option<Arc<Link>>);
@@ -293,13 +316,20 @@ impl Drop for KillOnDrop {
     }
 }
 
+/// What earlier attempts and links of the connection have taught.
+struct Learned {
+    passed_over: usize,
+    calm: u32,
+}
+
 async fn establish(
     settings: &Settings,
+    learned: &Learned,
     group: Option<&Arc<Group>>,
     link: &Arc<Link>,
     progress: &Progress,
 ) -> Result<(SendRequest<RequestBody>, OneTask), BoxError> {
-    let io = connect(settings, progress).await?;
+    let io = connect(settings, learned, progress).await?;
     progress.at(DialPhase::Settings);
     let pace = Pace::new();
     let tap = Tap::new(io, Arc::clone(link), Arc::clone(&pace), group.map(OpenSocket::new));
@@ -307,7 +337,7 @@ async fn establish(
     let mut builder = http2::Builder::new(futures.clone());
     builder.timer(TokioTimer::new());
     if let Some(keepalive) = settings.tuning.keepalive {
-        builder.keep_alive_interval(keepalive.interval.min(YEAR));
+        builder.keep_alive_interval(keepalive.interval.saturating_mul(learned.calm).min(YEAR));
         builder.keep_alive_timeout(keepalive.timeout.min(YEAR));
         builder.keep_alive_while_idle(keepalive.while_idle);
     }
@@ -321,7 +351,7 @@ async fn establish(
         builder.max_header_list_size(most);
     }
     let (send, conn) = builder.handshake(TokioIo::new(tap)).await?;
-    let mut conn = OneTask::new(conn, futures, pace);
+    let mut conn = OneTask::new(conn, futures, pace, Arc::clone(link));
     let phase = tokio::select! {
         biased;
         phase = link.reached(LinkPhase::Open) => phase,
@@ -362,12 +392,14 @@ async fn first_word(
 }
 
 /// A connected stream, TLS included.
-async fn connect(settings: &Settings, progress: &Progress) -> Result<BoxedIo, BoxError> {
+async fn connect(settings: &Settings, learned: &Learned, progress: &Progress) -> Result<BoxedIo, BoxError> {
     let io = match &settings.tuning.connector {
-        None => connect_socket(settings, progress).await?,
+        None => connect_socket(settings, learned, progress).await?,
         Some(connector) => {
             progress.at(DialPhase::Connect);
-            connector.connect(settings.uri(None)).await?
+            // Code of a user, in a task that others wait for.
+            let connecting = AssertUnwindSafe(connector.connect(settings.uri(None))).catch_unwind();
+            connecting.await.map_err(|_| "the connector panicked")??
         }
     };
     match &settings.tls {
@@ -379,10 +411,16 @@ async fn connect(settings: &Settings, progress: &Progress) -> Result<BoxedIo, Bo
     }
 }
 
-async fn connect_socket(settings: &Settings, progress: &Progress) -> Result<BoxedIo, BoxError> {
+async fn connect_socket(
+    settings: &Settings,
+    learned: &Learned,
+    progress: &Progress,
+) -> Result<BoxedIo, BoxError> {
     match &settings.target.endpoint {
         Endpoint::Tcp { host, port } => {
-            let addresses = tokio::net::lookup_host((host.as_str(), *port)).await?;
+            let mut addresses: Vec<_> = tokio::net::lookup_host((host.as_str(), *port)).await?.collect();
+            let first = learned.passed_over.checked_rem(addresses.len()).unwrap_or(0);
+            addresses.rotate_left(first);
             progress.at(DialPhase::Connect);
             let stream = happy_eyeballs::connect(addresses, TcpStream::connect).await?;
             stream.set_nodelay(settings.tuning.tcp_nodelay)?;
@@ -408,7 +446,8 @@ async fn connect_socket(settings: &Settings, progress: &Progress) -> Result<Boxe
 /// 2. When the last handle is gone, or no call has run for the idle timeout, no stream is left (calls and bodies are
 ///    handles), and hyper's request senders are dropped: hyper says goodbye and closes.
 /// 3. When the connection was closed with a grace, the same happens; what still runs at the grace's end is cut.
-/// 4. The same goes for a socket whose peer has sent its last byte: hyper gives up what was open on it, and closes.
+/// 4. The same goes for a socket that takes no more requests, when its last call is over, and for one whose peer has sent its last
+///    byte: hyper gives up what was open on it, and closes.
 /// 5. If that takes too long, for a peer that does not read, the socket is cut.
 async fn drive(
     conn: OneTask,
@@ -428,7 +467,7 @@ async fn drive(
     let end = async {
         tokio::select! {
             biased;
-            _ = link.reached(LinkPhase::Ended) => {}
+            _ = link.reached(LinkPhase::Vacant) => {}
             () = released(&mut news, &link) => {}
             () = idle(&link, settings.tuning.idle_timeout) => {}
             () = grow_old(&link, settings.tuning.max_connection_age) => {}

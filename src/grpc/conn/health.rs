@@ -46,7 +46,7 @@ pub(super) type Verdict = Result<(), Error>;
 pub(super) struct Health {
     link: OnLink,
     on: Arc<Link>,
-    /// One of the link's streams, from the first question on.
+    /// One of the link's streams, from the first question on; until it is known that the server answers none.
     place: Option<Place>,
     service: Arc<str>,
     way: Way,
@@ -76,7 +76,7 @@ impl Health {
         on: Arc<Link>,
     ) -> Self {
         Health {
-            link: OnLink { send, settings },
+            link: OnLink { send, link: Arc::clone(&on), settings },
             on,
             place: None,
             service: service.into(),
@@ -93,7 +93,7 @@ impl Health {
     pub(super) async fn next(&mut self) -> Verdict {
         if self.place.is_none() {
             self.on.slots.take().await;
-            self.place = Some(Place(Arc::clone(&self.on)));
+            self.place = Some(Place::on(&self.on));
         }
         loop {
             let answer = match self.way {
@@ -119,6 +119,7 @@ impl Health {
                 }
                 (Err(HealthError::Failed(status)), Way::Check) if lacks_it(&status) => {
                     self.way = Way::Nothing;
+                    self.place = None;
                     Ok(())
                 }
                 (Err(failure), _) => Err(failure),
@@ -183,8 +184,17 @@ impl Health {
 /// One of a link's streams.
 struct Place(Arc<Link>);
 
+impl Place {
+    /// After it has been taken.
+    fn on(link: &Arc<Link>) -> Self {
+        link.watch(true);
+        Place(Arc::clone(link))
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
+        self.0.watch(false);
         self.0.slots.give_back();
     }
 }
@@ -235,6 +245,7 @@ async fn retired(link: &Link, news: &mut watch::Receiver<News>) {
 #[derive(Clone)]
 struct OnLink {
     send: SendRequest<RequestBody>,
+    link: Arc<Link>,
     settings: Arc<Settings>,
 }
 
@@ -252,7 +263,8 @@ impl Service<Request<Body>> for OnLink {
         let own_agent = request.headers().get(USER_AGENT).cloned();
         address(&self.settings, &mut request, path, own_agent.as_ref());
         // Sent once, and to its end: it is a single small message.
-        let request = request.map(|body| CallBody::new(body, 0).1);
+        let mut request = request.map(|body| CallBody::new(body, 0).1);
+        request.body_mut().goes_on(&self.link);
         Box::pin(self.send.send_request(request))
     }
 }

@@ -125,8 +125,15 @@ impl ClientConn {
     /// States that come and go while the task is not polled may be missed. Needs no runtime of its own. Cancel safe.
     pub async fn wait_for_state_change(&self, from: ConnectivityState) -> ConnectivityState {
         let mut news = self.shared.news();
-        // The sender is in `self`: no error.
-        news.wait_for(|news| news.state != from).await.map_or_else(|_| self.state(), |news| news.state)
+        loop {
+            // Not what the news says, which is told a moment after: nobody may see an older state than they have seen before.
+            let state = self.state();
+            if state != from {
+                return state;
+            }
+            // The sender is in `self`: no error.
+            let _ = news.changed().await;
+        }
     }
 
     /// Ends the pause before the next attempt, if one is running, and starts the sequence of pauses anew. During an attempt

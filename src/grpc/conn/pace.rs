@@ -10,6 +10,10 @@
 //! while the rest is read. The number was measured on two cores with 90 callers: 8, 16 and 32 were alike, and nearly twice as
 //! fast as no limit; fewer cost writes, more leaves no work to overlap with fewer callers.
 //!
+//! *A last round without a limit.* What the server sent before it died is the callers'. But hyper reads before it writes, and gives all
+//! up when a write fails, at whatever the limit had it leave unread. So the first failure is told a round late, and that round
+//! reads all there is.
+//!
 //! All of it is done by one task at a time: the atomics are there because the tap belongs to hyper.
 
 use std::ops::ControlFlow;
@@ -29,16 +33,28 @@ pub(super) struct Pace {
     corked: AtomicBool,
     /// Which may still be read.
     answers: AtomicU32,
+    /// Whether there is no limit of these any more.
+    lifted: AtomicBool,
 }
 
 impl Pace {
     /// Without limits, for the handshake.
     pub(super) fn new() -> Arc<Self> {
-        Arc::new(Pace { corked: AtomicBool::new(false), answers: AtomicU32::new(u32::MAX) })
+        Arc::new(Pace {
+            corked: AtomicBool::new(false),
+            answers: AtomicU32::new(u32::MAX),
+            lifted: AtomicBool::new(false),
+        })
     }
 
     pub(super) fn begin(&self) {
-        self.answers.store(ANSWERS, Ordering::Relaxed);
+        let limit = if self.lifted.load(Ordering::Relaxed) { u32::MAX } else { ANSWERS };
+        self.answers.store(limit, Ordering::Relaxed);
+    }
+
+    /// From the next round on; whether it was limited until now.
+    pub(super) fn lift(&self) -> bool {
+        !self.lifted.swap(true, Ordering::Relaxed)
     }
 
     /// What is written up to `uncork` may be kept back. The socket must be polled again after that.

@@ -5,17 +5,23 @@
 //! small enough, and until the response begins. hyper gets a [`RequestBody`], a handle for one attempt; the body itself stays in
 //! the [`CallBody`] that all attempts share.
 //!
-//! *Left or not*: hyper asks for the body of a request only when its head has gone to the connection. When the server takes leave
-//! in between, hyper drops the request without a word, and h2 resets its stream if that had begun. So of an attempt whose
-//! body was never asked for no message has left, and a server cannot have acted on it, though it may have seen a head.
+//! *Left or not*: when the connection ends, or the server takes leave, hyper drops requests that it has taken and not sent, without a
+//! word. HTTP/2 numbers the streams of a connection in the order in which their requests were begun, and their heads leave in
+//! that order. hyper asks each body once, just before it begins the stream, whether it is empty: so an attempt
+//! [knows](RequestBody::is_end_stream) its stream's number, and with the number of the last head that was written
+//! ([`Link::head_left`]) whether any of it has left.
 //!
 //! *Known to be the last*: a body does not say that it is over before it is asked once more. So it is asked for its second frame
 //! along with the first, and a unary call's one message ends its stream itself, without an empty frame behind it.
+//!
+//! *Fails*: what a body fails with hyper keeps to itself, and the caller would hear of a stream that was reset. So it is
+//! [kept](CallBody::failure) for the caller.
 //!
 //! *Ends*: hyper goes on sending a request's stream after the caller has dropped the response: for HTTP that is right, for a
 //! gRPC call it is not, which is over when its response is. So an attempt that is [over](CallBody::end_attempt) has a
 //! body that fails with CANCEL, unless it has ended, and hyper resets the stream with that.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -24,7 +30,8 @@ use futures_util::task::AtomicWaker;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tonic::body::Body;
 
-use crate::primitive::atomic::{AtomicBool, AtomicU32, Ordering};
+use super::tap::Link;
+use crate::primitive::atomic::{AtomicU32, Ordering};
 use crate::primitive::{Arc, Mutex};
 
 /// What the attempts of one call share.
@@ -32,8 +39,8 @@ use crate::primitive::{Arc, Mutex};
 pub(super) struct CallBody {
     /// The attempt that may send; the handles of others fail.
     attempt: AtomicU32,
-    /// Whether that attempt's body has been asked for.
-    asked_for: AtomicBool,
+    /// The number of that attempt's stream; 0 until hyper begins it.
+    stream: AtomicU32,
     /// The task that sends the body.
     sender: AtomicWaker,
     /// Only the attempts of this one call come here, one at a time but for the moment in which one takes over; so it may be
@@ -51,6 +58,8 @@ struct Source {
     sent: Option<Sent>,
     /// Bytes that may be kept yet.
     room: usize,
+    /// What the body failed with.
+    failure: Option<tonic::Status>,
 }
 
 /// Frames; a unary call, which has one, allocates nothing for them.
@@ -78,6 +87,8 @@ impl Sent {
 pub(super) struct RequestBody {
     call: Arc<CallBody>,
     attempt: u32,
+    /// Where it goes, for the number of its stream.
+    link: Option<Arc<Link>>,
     /// Frames that this attempt has sent.
     position: usize,
 }
@@ -85,14 +96,21 @@ pub(super) struct RequestBody {
 impl CallBody {
     /// With the first attempt. Keeps up to `limit` bytes for another.
     pub(super) fn new(body: Body, limit: usize) -> (Arc<Self>, RequestBody) {
-        let source = Source { body, ended: false, second: None, sent: Some(Sent::default()), room: limit };
+        let source = Source {
+            body,
+            ended: false,
+            second: None,
+            sent: Some(Sent::default()),
+            room: limit,
+            failure: None,
+        };
         let call = Arc::new(CallBody {
             attempt: AtomicU32::new(0),
-            asked_for: AtomicBool::new(false),
+            stream: AtomicU32::new(0),
             sender: AtomicWaker::new(),
             source: Mutex::new(source),
         });
-        let first = RequestBody { call: Arc::clone(&call), attempt: 0, position: 0 };
+        let first = RequestBody { call: Arc::clone(&call), attempt: 0, link: None, position: 0 };
         (call, first)
     }
 
@@ -101,14 +119,15 @@ impl CallBody {
         self.source.lock().sent.as_ref()?;
         let attempt = self.attempt.load(Ordering::Acquire);
         // Relaxed: hyper gets the attempt after this, by way of a channel.
-        self.asked_for.store(false, Ordering::Relaxed);
-        Some(RequestBody { call: Arc::clone(self), attempt, position: 0 })
+        self.stream.store(0, Ordering::Relaxed);
+        Some(RequestBody { call: Arc::clone(self), attempt, link: None, position: 0 })
     }
 
-    /// Whether no message of the attempt, which hyper has given up, has left. A request without any is whole with its head.
-    pub(super) fn has_not_left(&self) -> bool {
-        // Acquire: pairs with the Release in `poll_frame`.
-        !self.asked_for.load(Ordering::Acquire) && !self.source.lock().is_at_end(0)
+    /// Whether nothing of the attempt, which was on this link and which hyper has given up, has left.
+    pub(super) fn has_not_left(&self, link: &Link) -> bool {
+        // Relaxed: both were written by the task that gave the attempt up, and told so by way of a channel.
+        let stream = self.stream.load(Ordering::Relaxed);
+        stream == 0 || link.head_left() < stream
     }
 
     /// Cancels what the attempt is still sending.
@@ -116,6 +135,11 @@ impl CallBody {
         // Release: pairs with the Acquire of who is about to sleep; nothing but the number is passed on.
         self.attempt.fetch_add(1, Ordering::Release);
         self.sender.wake();
+    }
+
+    /// What the body failed with, of which HTTP/2 knows only that it broke off.
+    pub(super) fn failure(&self) -> Option<tonic::Status> {
+        self.source.lock().failure.clone()
     }
 
     /// The response has begun: nothing will be sent again.
@@ -140,7 +164,10 @@ impl Source {
         };
         match &frame {
             Poll::Ready(Some(Ok(frame))) => self.keep(frame.data_ref()),
-            Poll::Ready(Some(Err(_))) => self.sent = None,
+            Poll::Ready(Some(Err(failure))) => {
+                self.sent = None;
+                self.failure = Some(failure.clone());
+            }
             Poll::Ready(None) | Poll::Pending => {}
         }
         if position == 0
@@ -156,8 +183,13 @@ impl Source {
         if self.ended {
             return Poll::Ready(None);
         }
-        let frame = Pin::new(&mut self.body).poll_frame(cx);
-        self.ended = matches!(frame, Poll::Ready(None));
+        let body = Pin::new(&mut self.body);
+        // A panic in a task of hyper's would leave the caller waiting for a response to half a request.
+        let frame = catch_unwind(AssertUnwindSafe(|| body.poll_frame(cx))).unwrap_or_else(|_| {
+            let status = tonic::Status::internal("the stream of the request's messages panicked");
+            Poll::Ready(Some(Err(status)))
+        });
+        self.ended = matches!(frame, Poll::Ready(None | Some(Err(_))));
         frame
     }
 
@@ -180,6 +212,13 @@ impl Source {
     }
 }
 
+impl RequestBody {
+    /// To be called before hyper gets it.
+    pub(super) fn goes_on(&mut self, link: &Arc<Link>) {
+        self.link = Some(Arc::clone(link));
+    }
+}
+
 impl HttpBody for RequestBody {
     type Data = Bytes;
     type Error = Box<dyn std::error::Error + Send + Sync>;
@@ -193,17 +232,15 @@ impl HttpBody for RequestBody {
         let cancelled = || Poll::Ready(Some(Err(h2::Error::from(h2::Reason::CANCEL).into())));
         let mut source = call.source.lock();
         // Under the lock: the next attempt's frames are not this one's.
-        if is_over() {
-            if !source.is_at_end(self.position) {
-                return cancelled();
-            }
-        } else {
-            // Release: pairs with the Acquire in `has_not_left`.
-            call.asked_for.store(true, Ordering::Release);
+        if is_over() && !source.is_at_end(self.position) {
+            return cancelled();
         }
         if let Poll::Ready(frame) = source.poll_frame(self.position, cx) {
             self.position += 1;
-            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+            // The server is told what it is told of any call that is given up.
+            return frame.map_or(Poll::Ready(None), |frame| {
+                frame.map_or_else(|_| cancelled(), |frame| Poll::Ready(Some(Ok(frame))))
+            });
         }
         drop(source);
         // Registered before the look: an end in between wakes us.
@@ -212,7 +249,16 @@ impl HttpBody for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.call.source.lock().is_at_end(self.position)
+        let source = self.call.source.lock();
+        // Under the lock, as above. The first time that hyper asks, before it asks for any frame.
+        if self.position == 0
+            && self.call.attempt.load(Ordering::Acquire) == self.attempt
+            && self.call.stream.load(Ordering::Relaxed) == 0
+            && let Some(link) = &self.link
+        {
+            self.call.stream.store(link.next_stream(), Ordering::Relaxed);
+        }
+        source.is_at_end(self.position)
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -298,10 +344,11 @@ mod tests {
 
         let failing =
             iter([Ok(Frame::data(Bytes::from("1"))), Err(tonic::Status::aborted("the source broke"))]);
-        let (_, mut body) = CallBody::new(Body::new(StreamBody::new(failing)), 10);
+        let (call, mut body) = CallBody::new(Body::new(StreamBody::new(failing)), 10);
         assert_eq!(next(&mut body).await.unwrap().unwrap(), "1");
         assert!(!body.is_end_stream(), "an error is to come");
-        assert!(next(&mut body).await.unwrap().unwrap_err().contains("the source broke"));
+        assert!(next(&mut body).await.unwrap().is_err());
+        assert_eq!(call.failure().unwrap().message(), "the source broke");
     }
 
     #[tokio::test]
@@ -315,16 +362,30 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_attempt_has_not_left_until_its_body_is_asked_for_and_one_without_messages_may_have() {
-        let (call, mut first) = call_of(&[b"1"], 10);
-        assert!(call.has_not_left());
+    async fn an_attempt_knows_the_number_of_its_stream_from_when_hyper_begins_it() {
+        let link = Link::new(0, crate::primitive::Weak::new());
+        let number = |call: &CallBody| call.stream.load(Ordering::Relaxed);
+        let (one, mut first) = call_of(&[b"1"], 10);
+        let (other, mut second) = call_of(&[b"1"], 10);
+        first.goes_on(&link);
+        second.goes_on(&link);
+        assert!(one.has_not_left(&link), "not begun");
+        assert!(!second.is_end_stream());
+        assert!(!first.is_end_stream());
+        assert!(!first.is_end_stream());
+        assert_eq!((number(&other), number(&one)), (1, 3));
         next(&mut first).await;
-        assert!(!call.has_not_left());
-        call.end_attempt();
-        let _second = call.begin_attempt().unwrap();
-        let _ = next(&mut first).await;
-        assert!(call.has_not_left(), "the first says nothing of the second");
-        assert!(!CallBody::new(Body::empty(), 10).0.has_not_left());
+        assert!(first.is_end_stream());
+        assert_eq!(number(&one), 3, "asked again, at its end");
+        one.end_attempt();
+        let mut again = one.begin_attempt().unwrap();
+        assert_eq!(number(&one), 0);
+        again.goes_on(&link);
+        first.is_end_stream();
+        assert_eq!(number(&one), 0, "the first has no say any more");
+        again.is_end_stream();
+        assert_eq!(number(&one), 5);
+        assert!(one.has_not_left(&link), "no head has been written");
     }
 
     #[tokio::test]

@@ -22,9 +22,8 @@ use tower_service::Service;
 use super::ClientConn;
 use super::request_body::CallBody;
 use super::shared::{CallGuard, Lease};
-use super::tap::LinkPhase;
 use crate::grpc::config::{Settings, Tuning};
-use crate::grpc::error::{CallPhase, Error, NotProcessed, not_processed};
+use crate::grpc::error::{CallPhase, Cause, Error, NotProcessed, not_processed};
 use crate::primitive::Arc;
 
 /// How often one request that was not processed, since its connection was just lost, is handed to the next one.
@@ -144,6 +143,10 @@ async fn call(mut source: impl Source, mut request: Request<Body>) -> Result<Res
             }
         };
         address(&settings, &mut request, path.clone(), own_agent.as_ref());
+        if let Some(deadline) = deadline {
+            deadline.tell_what_is_left(request.headers_mut());
+        }
+        request.body_mut().goes_on(&call.link);
         call.body = Some(Arc::clone(&body));
         let answer = pin!(send.try_send_request(request));
         let mut error = match within(deadline, CallPhase::Response, answer).await? {
@@ -161,6 +164,9 @@ async fn call(mut source: impl Source, mut request: Request<Body>) -> Result<Res
         if call.was_cut() {
             return Err(Error::Closed.into());
         }
+        if let Some(failure) = body.failure() {
+            return Err(failure);
+        }
         let head = match unsent {
             Some(unsent) => {
                 // hyper knows before the tap does that this link takes no more requests.
@@ -169,8 +175,8 @@ async fn call(mut source: impl Source, mut request: Request<Body>) -> Result<Res
             }
             None => {
                 match not_processed(&error) {
-                    // hyper drops what it has taken and not sent, when the link takes no more.
-                    None if call.link.phase() != LinkPhase::Open && body.has_not_left() => {}
+                    // hyper drops what it has taken and not sent when the connection ends, or takes no more.
+                    None if body.has_not_left(&call.link) => {}
                     None => {
                         call.tell_failure();
                         return Err(Error::interrupted(CallPhase::Response, error).into());
@@ -211,8 +217,36 @@ impl Deadline {
         Ok(Instant::now().checked_add(timeout).map(|at| Deadline { at, timeout }))
     }
 
+    fn has_passed(&self) -> bool {
+        self.at <= Instant::now()
+    }
+
+    /// The server's clock begins when it has the request, ours has begun before.
+    fn tell_what_is_left(&self, headers: &mut HeaderMap) {
+        let left = self.at.saturating_duration_since(Instant::now());
+        // Most calls do not wait at all.
+        if left + WORTH_TELLING < self.timeout
+            && let Ok(value) = HeaderValue::try_from(timeout_text(left))
+        {
+            headers.insert(GRPC_TIMEOUT, value);
+        }
+    }
+
     fn passed(&self, phase: CallPhase) -> Error {
         Error::DeadlineExceeded { phase, timeout: self.timeout }
+    }
+}
+
+/// How long a call must have waited for its server to be told of less time than its caller allowed.
+const WORTH_TELLING: Duration = Duration::from_millis(1);
+
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+
+/// As a header: at most eight digits. Rounded up, so that the caller's clock is the first to end.
+fn timeout_text(left: Duration) -> String {
+    match left.as_micros().div_ceil(1_000) {
+        millis @ ..=99_999_999 => format!("{}m", millis.max(1)),
+        millis => format!("{}S", millis.div_ceil(1_000).min(99_999_999)),
     }
 }
 
@@ -224,6 +258,8 @@ async fn within<T>(
 ) -> Result<T, Error> {
     match deadline {
         None => Ok(wait.await),
+        // Another executor may have taken the call over.
+        Some(_) if Handle::try_current().is_err() => Err(Error::NoRuntime),
         Some(deadline) => timeout_at(deadline.at, wait).await.map_err(|_| deadline.passed(phase)),
     }
 }
@@ -340,26 +376,45 @@ impl ResponseBody {
 }
 
 impl Live {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let deadline_passed =
+            |deadline: &Deadline| Poll::Ready(Some(Err(deadline.passed(CallPhase::Body).into())));
+        // Looked at first: a body may have something ready each time.
+        if let Some((deadline, _)) = &self.deadline
+            && deadline.has_passed()
+        {
+            return deadline_passed(deadline);
+        }
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
-            return Poll::Ready(frame.map(|frame| frame.map_err(|error| self.interrupted(error))));
+            return Poll::Ready(match frame {
+                Some(frame) => Some(frame.map_err(|error| self.broke_off(Arc::new(error)))),
+                // hyper takes a stream that was reset with NO_ERROR for one that has ended.
+                None if !self.body.is_end_stream() => {
+                    Some(Err(self.broke_off(Arc::new(h2::Error::from(h2::Reason::NO_ERROR)))))
+                }
+                None => None,
+            });
         }
         match &mut self.deadline {
+            Some(_) if Handle::try_current().is_err() => Poll::Ready(Some(Err(Error::NoRuntime.into()))),
             Some((deadline, sleep)) => {
                 let sleep = sleep.get_or_insert_with(|| Box::pin(sleep_until(deadline.at)));
                 ready!(sleep.as_mut().poll(cx));
-                Poll::Ready(Some(Err(deadline.passed(CallPhase::Body))))
+                deadline_passed(deadline)
             }
             None => Poll::Pending,
         }
     }
 
-    fn interrupted(&self, error: hyper::Error) -> Error {
+    fn broke_off(&self, error: Cause) -> Status {
         if self.call.was_cut() {
-            return Error::Closed;
+            return Error::Closed.into();
+        }
+        if let Some(failure) = self.call.body.as_ref().and_then(|body| body.failure()) {
+            return failure;
         }
         self.call.tell_failure();
-        Error::interrupted(CallPhase::Body, error)
+        Error::Interrupted { phase: CallPhase::Body, source: error }.into()
     }
 }
 
@@ -382,7 +437,7 @@ impl HttpBody for ResponseBody {
             // the body for long.
             self.live = None;
         }
-        Poll::Ready(frame.map(|frame| frame.map_err(Status::from)))
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -23,7 +23,7 @@ use hyper::client::conn::http2::SendRequest;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 
-use super::dialer;
+use super::dialer::{self, Missed};
 use super::health::Verdict;
 use super::request_body::{CallBody, RequestBody};
 use super::state::ConnectivityState;
@@ -32,7 +32,7 @@ use crate::grpc::config::Settings;
 use crate::grpc::error::{DialPhase, Error, with_causes};
 use crate::grpc::group::{Group, bump};
 use crate::grpc::trace::trace_event;
-use crate::primitive::atomic::{AtomicBool, AtomicU8, Ordering};
+use crate::primitive::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use crate::primitive::{Arc, Mutex, Weak};
 
 /// How often one call waits for a dial that ends without an outcome (its runtime ended) before it gives up.
@@ -51,6 +51,10 @@ pub(crate) struct Shared {
     pub(super) retry_now: Arc<Notify>,
     /// Whether a pool has discarded this; set once.
     discarded: AtomicBool,
+    /// How many addresses of the host are passed over: so many led to a socket, and no further.
+    passed_over: AtomicUsize,
+    /// How often a server was pinged too much for its taste.
+    too_many_pings: AtomicU32,
 }
 
 struct Inner {
@@ -61,8 +65,6 @@ struct Inner {
     attempts: u64,
     /// What the last one failed with, and which it was: for calls that waited for it, whatever became of the state.
     last_failure: Option<(u64, Error)>,
-    /// Whether the last dial [was lost](Shared::excuses_loss).
-    lost: bool,
     /// Stepped by each update.
     updates: u64,
     last_link: u64,
@@ -217,7 +219,6 @@ impl Shared {
                 dialing: false,
                 attempts: 0,
                 last_failure: None,
-                lost: false,
                 updates: 0,
                 last_link: 0,
                 links: Vec::new(),
@@ -225,6 +226,8 @@ impl Shared {
             news: watch::Sender::new(News { state, dialing: false, attempts: 0, update: 0 }),
             retry_now: Arc::new(Notify::new()),
             discarded: AtomicBool::new(false),
+            passed_over: AtomicUsize::new(0),
+            too_many_pings: AtomicU32::new(0),
         })
     }
 
@@ -330,13 +333,13 @@ impl Shared {
                 Found::Nothing { .. } => {}
             }
         }
-        let text = "the connection was lost, or its dial ended without an outcome, each time it was awaited";
-        Err(self.dial_error(DialPhase::Connect, std::io::Error::other(text)))
+        Err(self.in_vain())
     }
 
     async fn lease_when_ready(self: &Arc<Self>) -> Result<Lease, Error> {
         let mut news = self.news();
-        loop {
+        let (mut attempts, mut in_vain) = (None, 0);
+        while in_vain < MAX_WAITS {
             match self.try_lease(None) {
                 Found::Lease(lease) => return Ok(lease),
                 Found::Failed(error) if !self.is_open() => return Err(error),
@@ -348,8 +351,16 @@ impl Shared {
                 matches!(news.state, ConnectivityState::Ready | ConnectivityState::Shutdown) || !news.dialing
             };
             // The sender is in `self`: no error.
-            let _ = news.wait_for(settled).await;
+            let now = news.wait_for(settled).await.map_or(None, |news| Some(news.attempts));
+            in_vain = if now == attempts { in_vain + 1 } else { 0 };
+            attempts = now;
         }
+        Err(self.in_vain())
+    }
+
+    fn in_vain(&self) -> Error {
+        let text = "the connection was lost, or its dial ended without an outcome, each time it was awaited";
+        self.dial_error(DialPhase::Connect, std::io::Error::other(text))
     }
 
     /// A lease if there is a connection. In TransientFailure: the error, for a connection that paces itself or is up, at once;
@@ -409,12 +420,12 @@ impl Shared {
     // ── the dial task ──
 
     /// A new link, known to `close`.
-    pub(super) fn new_link(self: &Arc<Self>, place: Option<tokio::sync::OwnedSemaphorePermit>) -> Arc<Link> {
+    pub(super) fn new_link(self: &Arc<Self>) -> Arc<Link> {
         let owner = Arc::downgrade(self);
         self.update(|inner| {
             inner.links.retain(|link| link.strong_count() > 0);
             inner.last_link += 1;
-            let link = Link::new(inner.last_link, owner, place);
+            let link = Link::new(inner.last_link, owner);
             inner.links.push(Arc::downgrade(&link));
             link
         })
@@ -422,20 +433,19 @@ impl Shared {
 
     /// The dial came through: Ready, or TransientFailure if the server does not serve; unless the link is already no good, or
     /// the connection was closed meanwhile.
-    pub(super) fn connected(&self, transport: Transport, verdict: Verdict) -> Result<(), Error> {
+    pub(super) fn connected(&self, transport: Transport, verdict: Verdict) -> Result<(), Missed> {
         let failure = verdict.clone().err();
         self.trace_not_serving(failure.as_ref());
         let outcome = self.update(|inner| {
             if matches!(inner.phase, Phase::Shutdown(_)) {
-                return Err((Error::Closed, transport));
+                return Err((Missed::Failed(Error::Closed), transport));
             }
             if transport.link.phase() != LinkPhase::Open {
                 let lost =
                     std::io::Error::new(std::io::ErrorKind::ConnectionReset, "lost at once after SETTINGS");
-                return Err((self.dial_error(DialPhase::Settings, lost), transport));
+                return Err((Missed::Lost(self.dial_error(DialPhase::Settings, lost)), transport));
             }
             inner.dialing = false;
-            inner.lost = false;
             inner.attempts += 1;
             let failure = failure.map(|error| (inner.attempts, error));
             let before = failure.and_then(|failure| inner.last_failure.replace(failure));
@@ -443,7 +453,7 @@ impl Shared {
         });
         match outcome {
             Ok(_old) => Ok(()),
-            Err((error, _transport)) => Err(error),
+            Err((missed, _transport)) => Err(missed),
         }
     }
 
@@ -462,13 +472,6 @@ impl Shared {
         });
     }
 
-    /// A dial was lost: the server's SETTINGS came, and with them the connection's end. That is no failure but a connection
-    /// that was Ready for no time, and Idle is next, as when it is lost later. But a server that does so each time is not to be
-    /// dialled without a pause; so it is excused once, until a dial comes through.
-    pub(super) fn excuses_loss(&self) -> bool {
-        !std::mem::replace(&mut self.inner.lock().lost, true)
-    }
-
     /// The dial task is gone without an outcome: as if it had never been.
     pub(super) fn dial_abandoned(&self) {
         let _old = self.update(|inner| {
@@ -482,6 +485,27 @@ impl Shared {
         });
     }
 
+    // ── what it has learned ──
+
+    /// The next attempt begins with the next address: this one's server does not do what its socket promised.
+    pub(super) fn pass_over(&self) {
+        self.passed_over.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn passed_over(&self) -> usize {
+        self.passed_over.load(Ordering::Relaxed)
+    }
+
+    /// The server took leave with ENHANCE_YOUR_CALM.
+    pub(super) fn calm_down(&self) {
+        self.too_many_pings.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// By how much keepalive is slower than asked for: gRFC A8 doubles its interval each time the server complains.
+    pub(super) fn calm(&self) -> u32 {
+        2u32.saturating_pow(self.too_many_pings.load(Ordering::Relaxed))
+    }
+
     /// Its server's limit of streams has changed.
     pub(super) fn limit_changed(&self) {
         self.tell_group();
@@ -489,9 +513,8 @@ impl Shared {
 
     /// How many calls its server takes at once, while it is Ready. A health check takes a stream, too.
     pub(in crate::grpc) fn stream_limit(&self) -> Option<u32> {
-        let checked = self.settings.as_ref().is_ok_and(|settings| settings.tuning.health_check.is_some());
         match &self.inner.lock().phase {
-            Phase::Ready(transport) => Some(transport.link.slots.limit().saturating_sub(u32::from(checked))),
+            Phase::Ready(transport) => Some(transport.link.limit()),
             _ => None,
         }
     }

@@ -12,7 +12,7 @@
 //! each read and write fail from then on, hyper gives up the connection, and the socket closes.
 //!
 //! A [`Link`] is what remains in the hands of the others: its [`LinkPhase`] only moves forward,
-//! `Preface -> Open -> Draining -> Ended -> Closed`, phases may be skipped, and `Closed` is told by the drop of the tap, so
+//! `Preface -> Open -> Draining -> Vacant -> Ended -> Closed`, phases may be skipped, and `Closed` is told by the drop of the tap, so
 //! it means that the socket is gone.
 
 #[cfg(any(test, fuzzing))]
@@ -29,7 +29,7 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 
 use crate::grpc::group::OpenSocket;
-use crate::primitive::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use crate::primitive::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::primitive::{Arc, Mutex, OnceLock, Weak};
 
 use super::pace::Pace;
@@ -43,8 +43,10 @@ pub(crate) enum LinkPhase {
     Preface,
     /// Calls may be sent.
     Open,
-    /// The server sent GOAWAY: streams that are open go on, no new ones.
+    /// The server sent GOAWAY, or hyper takes no more requests: streams that are open go on, no new ones.
     Draining,
+    /// And the last call is over.
+    Vacant,
     /// The server's last byte has been read, or reading failed.
     Ended,
     /// The socket is closed.
@@ -58,7 +60,7 @@ pub(crate) struct Link {
     pub(crate) id: u64,
     owner: Weak<Shared>,
     phase: watch::Sender<LinkPhase>,
-    /// Whether it has been Open; who waits for that may see only what came after.
+    /// Whether it has been Open: who waits for that may see only what came after.
     opened: AtomicBool,
     killed: AtomicBool,
     /// Whether the connection was closed with a grace, at whose end this is killed.
@@ -68,6 +70,14 @@ pub(crate) struct Link {
     /// Calls that run on this socket or wait for a slot of it, up to the end of their response bodies. Raised under the
     /// owner's lock, so that under it a zero stays zero.
     calls: AtomicUsize,
+    /// Whether hyper takes no more requests, and waits for the last call to end.
+    finished: AtomicBool,
+    /// How many streams have been begun on it.
+    begun: AtomicU32,
+    /// The number of the last stream whose head, or a part of that, has been written.
+    head_left: AtomicU32,
+    /// Whether one of its streams is the health check's.
+    watched: AtomicBool,
     /// The streams that it may carry.
     pub(crate) slots: Slots,
     /// When the last call ended, in ms since `born`.
@@ -81,7 +91,7 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    pub(crate) fn new(id: u64, owner: Weak<Shared>, place: Option<OwnedSemaphorePermit>) -> Arc<Self> {
+    pub(crate) fn new(id: u64, owner: Weak<Shared>) -> Arc<Self> {
         Arc::new(Link {
             id,
             owner,
@@ -91,11 +101,15 @@ impl Link {
             doomed: AtomicBool::new(false),
             waker: AtomicWaker::new(),
             calls: AtomicUsize::new(0),
+            finished: AtomicBool::new(false),
+            begun: AtomicU32::new(0),
+            head_left: AtomicU32::new(0),
+            watched: AtomicBool::new(false),
             slots: Slots::new(),
             last_call: AtomicU64::new(0),
             born: Instant::now(),
             end: OnceLock::new(),
-            place: Mutex::new(place),
+            place: Mutex::new(None),
         })
     }
 
@@ -116,9 +130,9 @@ impl Link {
         *self.phase.borrow()
     }
 
-    /// Whether the server's SETTINGS came, and then it was lost.
-    pub(crate) fn was_open(&self) -> bool {
-        self.phase() > LinkPhase::Open && self.opened.load(Ordering::Relaxed)
+    /// Whether the server's SETTINGS came, whatever came after them.
+    pub(crate) fn has_opened(&self) -> bool {
+        self.opened.load(Ordering::Relaxed)
     }
 
     /// Waits until the link is at `phase` or past it; which it is, is returned.
@@ -166,8 +180,55 @@ impl Link {
 
     pub(crate) fn end_call(&self) {
         self.last_call.store(self.age_ms(), Ordering::Relaxed);
-        // Release: who reads the zero (Acquire, in `idle_since`) also reads this call's end time.
-        self.calls.fetch_sub(1, Ordering::Release);
+        // Release, at least: who reads the zero (Acquire, in `idle_since`) also reads this call's end time. SeqCst, with
+        // `is_vacant`: either this sees that it is waited for, or who waits sees the zero.
+        if self.calls.fetch_sub(1, Ordering::SeqCst) == 1 && self.finished.load(Ordering::SeqCst) {
+            self.waker.wake();
+        }
+    }
+
+    /// The number of the stream that hyper is about to begin: a client's are 1, 3, 5 and so on.
+    pub(super) fn next_stream(&self) -> u32 {
+        // Relaxed, here and below: only the task that drives the connection writes these.
+        self.begun.fetch_add(1, Ordering::Relaxed).saturating_mul(2).saturating_add(1)
+    }
+
+    /// See `head_left`, the field.
+    pub(super) fn head_left(&self) -> u32 {
+        self.head_left.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn watch(&self, watched: bool) {
+        // Relaxed: the owner looks when it is told, by way of locks.
+        self.watched.store(watched, Ordering::Relaxed);
+        if let Some(owner) = self.owner.upgrade() {
+            owner.limit_changed();
+        }
+    }
+
+    /// How many calls it may carry.
+    pub(super) fn limit(&self) -> u32 {
+        self.slots.limit().saturating_sub(u32::from(self.watched.load(Ordering::Relaxed)))
+    }
+
+    /// hyper takes no more requests: because of the server, or because there is nobody who could send one.
+    pub(super) fn takes_no_more(&self) {
+        self.finished.store(true, Ordering::SeqCst);
+        self.drain("hyper takes no more requests");
+    }
+
+    /// Whether the last call is over, after `takes_no_more`. If not, its end wakes the task that polls the socket.
+    pub(super) fn is_vacant(&self) -> bool {
+        let vacant = self.calls.load(Ordering::SeqCst) == 0;
+        if vacant {
+            self.advance(LinkPhase::Vacant);
+        }
+        vacant
+    }
+
+    /// The socket counts among its pool's from here on.
+    pub(super) fn take_place(&self, place: Option<OwnedSemaphorePermit>) {
+        *self.place.lock() = place;
     }
 
     /// Since when no call has run; `None` while one does.
@@ -190,7 +251,7 @@ impl Link {
             None => {}
         }
         if settings.first {
-            // Relaxed: the phase, behind a lock, publishes it.
+            // Relaxed: for the task that polls this.
             self.opened.store(true, Ordering::Relaxed);
             self.advance(LinkPhase::Open);
         } else if let Some(owner) = self.owner.upgrade() {
@@ -200,21 +261,22 @@ impl Link {
 
     fn on_goaway(&self, goaway: GoAway) {
         let code = h2::Reason::from(goaway.code);
+        if code == h2::Reason::ENHANCE_YOUR_CALM
+            && let Some(owner) = self.owner.upgrade()
+        {
+            owner.calm_down();
+        }
         let why = format!("the server sent GOAWAY ({code:?})");
         let _ = self.end.set(io::Error::new(io::ErrorKind::ConnectionReset, why.as_str()));
+        self.drain(&why);
+    }
+
+    fn drain(&self, why: &str) {
         if self.advance(LinkPhase::Draining) {
             // The pool may open another socket now, while this one's calls run out.
             self.give_place_back();
-            self.tell_owner(&why);
+            self.tell_owner(why);
         }
-    }
-
-    /// hyper gives the socket up without another read.
-    fn on_write<T>(&self, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if let Poll::Ready(Err(error)) = &result {
-            let _ = self.end.set(copy(error));
-        }
-        result
     }
 
     fn on_end(&self, how: io::Error) {
@@ -265,17 +327,29 @@ fn copy(error: &io::Error) -> io::Error {
 pub(crate) struct Tap<Io> {
     io: Io,
     frames: FrameReader,
+    heads: HeadReader,
     /// Read off the socket, and not yet by `frames` and hyper.
     held: BytesMut,
     link: Arc<Link>,
     pace: Arc<Pace>,
+    /// What a write failed with.
+    failure: Option<io::Error>,
     /// Counts this socket among its pool's open ones.
     _open: Option<OpenSocket>,
 }
 
 impl<Io> Tap<Io> {
     pub(super) fn new(io: Io, link: Arc<Link>, pace: Arc<Pace>, open: Option<OpenSocket>) -> Self {
-        Tap { io, frames: FrameReader::default(), held: BytesMut::new(), link, pace, _open: open }
+        Tap {
+            io,
+            frames: FrameReader::default(),
+            heads: HeadReader::default(),
+            held: BytesMut::new(),
+            link,
+            pace,
+            failure: None,
+            _open: open,
+        }
     }
 
     /// Fails if the link has been killed, else makes sure that `kill` wakes this task.
@@ -301,6 +375,41 @@ fn on_bytes(frames: &mut FrameReader, bytes: &[u8], link: &Link, pace: &Pace) ->
         }
     }
     bytes.len() - rest.len()
+}
+
+impl<Io: AsyncWrite + Unpin> Tap<Io> {
+    /// Writes, unless a write has failed. The first failure is told when all has been read.
+    fn write<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        write: impl FnOnce(Pin<&mut Io>, &mut Context<'_>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        self.check(cx)?;
+        if let Some(failure) = &self.failure {
+            return Poll::Ready(Err(copy(failure)));
+        }
+        let error = match ready!(write(Pin::new(&mut self.io), cx)) {
+            Ok(done) => return Poll::Ready(Ok(done)),
+            Err(error) => error,
+        };
+        let _ = self.link.end.set(copy(&error));
+        if !self.pace.lift() {
+            return Poll::Ready(Err(error));
+        }
+        self.failure = Some(error);
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn on_written<'b>(&mut self, bufs: impl IntoIterator<Item = &'b [u8]>, mut written: usize) {
+        for buf in bufs {
+            let part = &buf[..written.min(buf.len())];
+            written -= part.len();
+            if let Some(stream) = self.heads.read(part) {
+                self.link.head_left.store(stream, Ordering::Relaxed);
+            }
+        }
+    }
 }
 
 impl<Io> Drop for Tap<Io> {
@@ -358,13 +467,13 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Tap<Io> {
 
 impl<Io: AsyncWrite + Unpin> AsyncWrite for Tap<Io> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.check(cx)?;
         if self.pace.keeps_back(buf.len()) {
             // Without a waker: see `Pace::cork`.
             return Poll::Pending;
         }
-        let result = Pin::new(&mut self.io).poll_write(cx, buf);
-        self.link.on_write(result)
+        let written = ready!(self.write(cx, |io, cx| io.poll_write(cx, buf)))?;
+        self.on_written([buf], written);
+        Poll::Ready(Ok(written))
     }
 
     fn poll_write_vectored(
@@ -372,12 +481,12 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Tap<Io> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.check(cx)?;
         if self.pace.keeps_back(bufs.iter().map(|buf| buf.len()).sum()) {
             return Poll::Pending;
         }
-        let result = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
-        self.link.on_write(result)
+        let written = ready!(self.write(cx, |io, cx| io.poll_write_vectored(cx, bufs)))?;
+        self.on_written(bufs.iter().map(|buf| &**buf), written);
+        Poll::Ready(Ok(written))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -385,9 +494,7 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Tap<Io> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.check(cx)?;
-        let result = Pin::new(&mut self.io).poll_flush(cx);
-        self.link.on_write(result)
+        self.write(cx, |io, cx| io.poll_flush(cx))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -403,7 +510,7 @@ pub(crate) enum Event {
     /// something in it for us.
     Settings(Settings),
     GoAway(GoAway),
-    /// All of a HEADERS frame has arrived that ends its stream: an answer's trailers, or all of the answer.
+    /// All of a HEADERS frame has arrived that ends its stream: an answer's trailers, or all of the answer (but for CONTINUATION).
     Answer,
 }
 
@@ -548,6 +655,47 @@ impl FrameReader {
     }
 }
 
+/// Reads the numbers of streams out of what a client writes, behind its preface.
+#[derive(Debug)]
+struct HeadReader {
+    head: [u8; HEADER],
+    have: usize,
+    /// What is still to be passed over: of the preface, or of the current frame's payload.
+    skip: usize,
+}
+
+impl Default for HeadReader {
+    fn default() -> Self {
+        const PREFACE: usize = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len();
+        HeadReader { head: [0; HEADER], have: 0, skip: PREFACE }
+    }
+}
+
+impl HeadReader {
+    /// The stream of the last HEADERS frame whose own header ends in these bytes. What follows on it belongs to it.
+    fn read(&mut self, mut bytes: &[u8]) -> Option<u32> {
+        let mut last = None;
+        while !bytes.is_empty() {
+            if self.skip > 0 {
+                self.skip -= split_off(&mut bytes, self.skip).len();
+                continue;
+            }
+            let taken = split_off(&mut bytes, HEADER - self.have);
+            self.head[self.have..][..taken.len()].copy_from_slice(taken);
+            self.have += taken.len();
+            if self.have == HEADER {
+                let [a, b, c, kind, _, stream @ ..] = self.head;
+                if kind == TYPE_HEADERS {
+                    last = Some(u32::from_be_bytes(stream));
+                }
+                self.skip = u32::from_be_bytes([0, a, b, c]) as usize;
+                self.have = 0;
+            }
+        }
+        last
+    }
+}
+
 /// The first `most` bytes, or as many as there are.
 fn split_off<'b>(bytes: &mut &'b [u8], most: usize) -> &'b [u8] {
     let (first, rest) = bytes.split_at(most.min(bytes.len()));
@@ -615,7 +763,7 @@ mod tests {
 
     /// All that a tap reads, a piece each time; a new round whenever it says that one is over.
     fn read_through_tap(stream: &[u8], sizes: &[usize]) -> Vec<Vec<u8>> {
-        let (pace, link) = (Pace::new(), Link::new(0, Weak::new(), None));
+        let (pace, link) = (Pace::new(), Link::new(0, Weak::new()));
         let mut tap = Tap::new(stream, link, Arc::clone(&pace), None);
         pace.begin();
         let mut rounds = vec![Vec::new()];
@@ -656,6 +804,37 @@ mod tests {
             let (last, full) = rounds.split_last().unwrap();
             prop_assert!(full.iter().all(|round| answers(round) == ANSWERS as usize));
             prop_assert!(answers(last) < ANSWERS as usize);
+        }
+    }
+
+    #[test]
+    fn the_heads_that_were_written_are_counted_wherever_the_writes_are_cut() {
+        let head =
+            |stream: u8| [&[0, 0, 3, TYPE_HEADERS, 4, 0, 0, 0, stream][..], &[TYPE_HEADERS; 3]].concat();
+        let stream = [
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+            frame(TYPE_SETTINGS, &[0, 3, 0, 0, 0, 0]),
+            head(1),
+            frame(0, &[TYPE_HEADERS; 40]),
+            head(3),
+            head(7),
+        ]
+        .concat();
+        let behind = |number: usize| stream.len() - number;
+        // How much must have been written for each to have left: its frame's header.
+        let left = |written: usize| match written {
+            _ if written >= behind(3) => Some(7),
+            _ if written >= behind(3 + 12) => Some(3),
+            _ if written >= behind(3 + 12 + 12 + 49) => Some(1),
+            _ => None,
+        };
+        for piece in 1..=stream.len() {
+            let (mut reader, mut last, mut written) = (HeadReader::default(), None, 0);
+            for bytes in stream.chunks(piece) {
+                last = reader.read(bytes).or(last);
+                written += bytes.len();
+                assert_eq!(last, left(written), "after {written} in pieces of {piece}");
+            }
         }
     }
 

@@ -7,8 +7,9 @@ use std::time::Duration;
 use crate::contenders::Contender::{Leases, Pool};
 use crate::load::{Load, Outcome, run};
 use crate::report::Table;
-use crate::server::Server;
 use crate::sweep::{middle, ratio};
+use cenote_benches::cores;
+use cenote_benches::server::Server;
 
 const KINDS: [&str; 2] = ["sync.Pool", "go-micro"];
 
@@ -62,7 +63,7 @@ pub(crate) fn go(count: usize, time: Duration) {
         Err(why) => return println!("go: skipped, for there is none that can: {why}"),
     };
     for (callers, delay_ms, limit) in [(100, 0, None), (1000, 10, Some(100)), (1, 0, None)] {
-        let server = Server::start(limit);
+        let server = Server::start(cores(), limit);
         let load = Load { callers, delay_ms, time };
         let mut all: [Vec<Outcome>; 4] = Default::default();
         for round in 0..count {

@@ -13,7 +13,8 @@ use tonic::{Response, Status};
 
 use crate::load::{hello, runtime};
 use crate::report::Table;
-use crate::server::Server;
+use cenote_benches::cores;
+use cenote_benches::server::Server;
 
 const CALLERS: usize = 100;
 const DELAY_MS: u32 = 10;
@@ -143,7 +144,7 @@ pub(crate) fn kill(count: usize, _: Duration) {
             ("StreamPool::balance", ours as fn(&mut [Server]) -> Fall),
             ("tonic Channel::balance_list", tonics),
         ] {
-            let mut servers: Vec<_> = (0..3).map(|_| Server::start(None)).collect();
+            let mut servers: Vec<_> = (0..3).map(|_| Server::start(cores(), None)).collect();
             let fall = run(&mut servers);
             kept &= fall.in_flight.is_none() || fall.failed_after == 0;
             table.row(vec![

@@ -8,13 +8,14 @@ use cenote_benches::{median, wall_time};
 use crate::contenders::tonic_channel;
 use crate::load::runtime;
 use crate::report::Table;
-use crate::server::Server;
+use cenote_benches::cores;
+use cenote_benches::server::Server;
 
 const TURNS: u64 = 200_000;
 
 /// A get and the drop of the lease, beside the clone and the drop of a tonic `Channel`.
 pub(crate) fn lease(count: usize, _: Duration) {
-    let server = Server::start(Some(100));
+    let server = Server::start(cores(), Some(100));
     let target = server.target();
     let runtime = runtime();
     let _inside = runtime.enter();

@@ -8,7 +8,8 @@ use tokio::runtime::Runtime;
 use tokio::time::sleep_until;
 
 use crate::contenders::{Client, Contender};
-use crate::server::Server;
+use cenote_benches::cpu_time;
+use cenote_benches::server::Server;
 
 /// How long the callers run before what they do counts.
 const WARM_UP: Duration = Duration::from_millis(400);
@@ -40,18 +41,6 @@ pub(crate) struct Outcome {
 /// As many workers as tokio takes by itself.
 pub(crate) fn runtime() -> Runtime {
     Runtime::new().expect("a runtime")
-}
-
-/// The CPU time of this process.
-pub(crate) fn cpu_time() -> Duration {
-    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
-    // SAFETY: the pointer is to an `rusage`, for the time of the call; zeroes are one, should it fail.
-    let usage = unsafe {
-        libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr());
-        usage.assume_init()
-    };
-    let time = |t: libc::timeval| Duration::new(t.tv_sec as u64, t.tv_usec as u32 * 1000);
-    time(usage.ru_utime) + time(usage.ru_stime)
 }
 
 pub(crate) fn hello(delay_ms: u32) -> HelloRequest {

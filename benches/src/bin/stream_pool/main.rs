@@ -20,13 +20,13 @@ mod kill;
 mod lease;
 mod load;
 mod report;
-mod server;
 mod steps;
 mod sweep;
 
 use std::process::{Command, ExitCode};
 use std::time::{Duration, SystemTime};
 
+use cenote_benches::server::serve_if_asked;
 use cenote_benches::{date, machine};
 
 type Question = fn(usize, Duration);
@@ -42,11 +42,10 @@ const QUESTIONS: [(&str, Question); 7] = [
 ];
 
 fn main() -> ExitCode {
-    let mut arguments = std::env::args().skip(1).peekable();
-    if arguments.next_if(|first| first == "serve").is_some() {
-        let limit = arguments.next().and_then(|limit| limit.parse().ok());
-        return server::serve(limit).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
+    if let Some(ended) = serve_if_asked() {
+        return ended;
     }
+    let mut arguments = std::env::args().skip(1);
     let (mut rounds, mut time, mut asked) = (5, Duration::from_secs(2), Vec::new());
     while let Some(argument) = arguments.next() {
         let mut number = || arguments.next().and_then(|number| number.parse::<f64>().ok());

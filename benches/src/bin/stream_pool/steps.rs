@@ -11,7 +11,8 @@ use tokio::time::sleep;
 use crate::contenders::{Client, Contender, by_channel};
 use crate::load::{histogram, runtime};
 use crate::report::{Table, save};
-use crate::server::Server;
+use cenote_benches::cores;
+use cenote_benches::server::Server;
 
 const STEPS: [usize; 3] = [10, 1000, 10];
 const DELAY_MS: u32 = 10;
@@ -126,7 +127,7 @@ impl Course {
 pub(crate) fn steps(count: usize, _: Duration) {
     let step = Duration::from_secs(5);
     let ms = step.as_millis() as u32;
-    let server = Server::start(Some(100));
+    let server = Server::start(cores(), Some(100));
     let rounds: Vec<_> = (0..count)
         .map(|round| {
             eprintln!("round {} of {count}", round + 1);

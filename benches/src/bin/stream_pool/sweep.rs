@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use crate::contenders::Contender::{self, Fixed, Leases, Pool, Tonic};
 use crate::load::{Load, Outcome, run};
 use crate::report::{Table, save};
-use crate::server::Server;
+use cenote_benches::cores;
+use cenote_benches::server::Server;
 
 /// All contenders in turn, round after round, so that what disturbs the machine disturbs all.
 pub(crate) fn rounds(
@@ -85,7 +86,7 @@ fn best_of(contenders: &[Contender], all: &[Vec<Outcome>]) -> usize {
 /// 1,000 callers, a handler of 10 ms, at most 100 streams a connection.
 pub(crate) fn sweep(count: usize, time: Duration) {
     let contenders = [Pool, Leases, Tonic(1), Tonic(2), Tonic(4), Tonic(8), Tonic(10), Tonic(16), Tonic(32)];
-    let server = Server::start(Some(100));
+    let server = Server::start(cores(), Some(100));
     let all = rounds(&server, &contenders, Load { callers: 1000, delay_ms: 10, time }, count);
     let best = best_of(&contenders, &all);
     print("sweep: 1,000 callers, 10 ms, 100 streams a connection", &contenders, &all, best);
@@ -116,7 +117,7 @@ pub(crate) fn small(count: usize, time: Duration) {
     // The base.
     let one = 4;
     for callers in [100, 1] {
-        let server = Server::start(None);
+        let server = Server::start(cores(), None);
         let all = rounds(&server, &contenders, Load { callers, delay_ms: 0, time }, count);
         print(&format!("small: {callers} callers, 0 ms, no limit"), &contenders, &all, one);
         println!(
@@ -134,7 +135,7 @@ pub(crate) fn ours(count: usize, time: Duration) {
     {
         let contenders: Vec<_> =
             [Pool].into_iter().chain(numbers.iter().map(|n| Fixed(*n))).chain([Tonic(1)]).collect();
-        let server = Server::start(None);
+        let server = Server::start(cores(), None);
         let all = rounds(&server, &contenders, Load { callers, delay_ms, time }, count);
         let title = format!("ours: {callers} callers, {delay_ms} ms, no limit");
         print(&title, &contenders, &all, contenders.len() - 1);

@@ -2,7 +2,7 @@
 //!
 //! `cargo run --release -p cenote-benches --bin unary -- [--rounds 60] [--seconds 0.25] [--only NAME] [--workers N] [--callers N]`
 //!
-//! One server, in a process of its own. Each contender is measured beside the `Channel` in short rounds that take turns (A B, B A,
+//! One server with one thread, in a process of its own. Each contender is measured beside the `Channel` in short rounds that take turns (A B, B A,
 //! A B, ...), so that whatever else the machine does falls on both; what is reported are the ratios of neighbours: their
 //! median and, in brackets, the quartiles. A ratio above 1 is in this crate's favour. A call's CPU time is that of the whole client
 //! process, its kernel part included. Allocations are counted in rounds of their own, since counting takes time.
@@ -11,26 +11,22 @@ mod count;
 mod rounds;
 
 use std::hint::black_box;
-use std::io::{BufRead, BufReader, Read, Write};
 use std::pin::Pin;
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, SystemTime};
 
 use cenote::SyncPool;
 use cenote::grpc::{ClientConn, ClientPool, StreamPool};
+use cenote_benches::server::{Server, serve_if_asked};
 use cenote_benches::{date, machine};
+use cenote_proto::HelloRequest;
 use cenote_proto::greeter_client::GreeterClient;
-use cenote_proto::greeter_server::{Greeter, GreeterServer};
-use cenote_proto::{HelloReply, HelloRequest, StreamHelloRequest};
-use tokio::net::TcpListener;
 use tonic::body::Body;
 use tonic::client::GrpcService;
 use tonic::codegen::{Body as HttpBody, Bytes, StdError};
-use tonic::transport::server::TcpIncoming;
-use tonic::transport::{Channel, Server};
-use tonic::{Request, Response, Status, Streaming};
+use tonic::transport::Channel;
 
 use self::rounds::{Compared, compare, compare_loops};
 
@@ -39,64 +35,6 @@ static ALLOCATOR: count::Counting = count::Counting;
 
 const CALLERS: [usize; 3] = [1, 10, 90];
 const WORKERS: [usize; 2] = [1, 2];
-/// The argument with which this program is the server.
-const SERVE: &str = "--serve";
-
-struct Answering;
-
-#[tonic::async_trait]
-impl Greeter for Answering {
-    async fn say_hello(&self, request: Request<HelloRequest>) -> Result<Response<HelloReply>, Status> {
-        Ok(Response::new(HelloReply { message: request.into_inner().name }))
-    }
-
-    type StreamHelloStream = tokio_stream::Empty<Result<HelloReply, Status>>;
-
-    async fn stream_hello(
-        &self,
-        _: Request<StreamHelloRequest>,
-    ) -> Result<Response<Self::StreamHelloStream>, Status> {
-        Err(Status::unimplemented("not needed here"))
-    }
-
-    type ChatStream = tokio_stream::Empty<Result<HelloReply, Status>>;
-
-    async fn chat(&self, _: Request<Streaming<HelloRequest>>) -> Result<Response<Self::ChatStream>, Status> {
-        Err(Status::unimplemented("not needed here"))
-    }
-}
-
-/// Serves until its standard input ends: with the process that started it.
-fn serve() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    std::thread::spawn(|| {
-        let _ = std::io::stdin().read_to_end(&mut Vec::new());
-        std::process::exit(0);
-    });
-    runtime.block_on(async {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        println!("http://{}", listener.local_addr().expect("it is bound"));
-        std::io::stdout().flush().expect("somebody reads");
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-        let server = Server::builder().add_service(GreeterServer::new(Answering));
-        server.serve_with_incoming(incoming).await.expect("it serves");
-    });
-}
-
-/// The server's process, and its target.
-fn start_server() -> (Child, String) {
-    let this = std::env::current_exe().expect("this program's path");
-    let mut child = Command::new(this)
-        .arg(SERVE)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("the server starts");
-    let mut target = String::new();
-    let out = child.stdout.take().expect("it is piped");
-    BufReader::new(out).read_line(&mut target).expect("the server says where it is");
-    (child, target.trim().to_owned())
-}
 
 fn hello() -> HelloRequest {
     HelloRequest { name: "ada".to_owned(), delay_ms: 0 }
@@ -234,9 +172,8 @@ fn options() -> Option<Options> {
 }
 
 fn main() -> ExitCode {
-    if std::env::args().any(|arg| arg == SERVE) {
-        serve();
-        return ExitCode::SUCCESS;
+    if let Some(ended) = serve_if_asked() {
+        return ended;
     }
     let Some(options) = options() else {
         eprintln!("there are --rounds, --seconds, --workers and --callers with a NUMBER, and --only NAME");
@@ -247,12 +184,10 @@ fn main() -> ExitCode {
         "{} rounds of {:?} each; ratios to the `Channel`, more than 1 is better\n",
         options.rounds, options.round
     );
-    let (mut server, target) = start_server();
-    calls(&options, &target);
+    let server = Server::start(1, None);
+    calls(&options, &server.target());
     println!();
-    cheap_things(&options, &target);
+    cheap_things(&options, &server.target());
     println!("load {}", load_average());
-    drop(server.stdin.take());
-    let _ = server.wait();
     ExitCode::SUCCESS
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use cenote_benches::cpu_time;
 use tokio::runtime::Runtime;
 
 use crate::{Caller, Options, count};
@@ -106,21 +107,6 @@ fn run(runtime: &Runtime, callers: usize, time: Duration, caller: &Caller) -> u6
         }
         calls
     })
-}
-
-/// What this process has used of its processors, in user and in kernel mode.
-#[allow(unsafe_code)]
-fn cpu_time() -> Duration {
-    // SAFETY: all zeros is a valid `rusage`, and the call fills it.
-    let usage = unsafe {
-        let mut usage: libc::rusage = std::mem::zeroed();
-        libc::getrusage(libc::RUSAGE_SELF, &raw mut usage);
-        usage
-    };
-    let duration = |time: libc::timeval| {
-        Duration::from_secs(time.tv_sec as u64) + Duration::from_micros(time.tv_usec as u64)
-    };
-    duration(usage.ru_utime) + duration(usage.ru_stime)
 }
 
 /// How much longer `b` takes than `a`, and how long that is, in nanoseconds.

@@ -1,13 +1,13 @@
 //! A tonic server in a process of its own, so that the client's CPU time can be told from the server's, and so that it can
 //! be killed.
 //!
-//! It is this same program, started with `serve`. It answers a line on its standard input with one on its standard output, and ends
-//! with its input, so that none is left over.
+//! It is the same program, [started](Server::start) with other [arguments](serve_if_asked). It answers a line on its standard input
+//! with one on its standard output, and ends with its input, so that none is left over.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,12 +18,13 @@ use cenote_proto::greeter_server::{Greeter, GreeterServer};
 use cenote_proto::{HelloReply, HelloRequest, StreamHelloRequest};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::server::Connected;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
-use crate::load::cpu_time;
+use crate::cpu_time;
 
 // ── in the process of its own ──
 
@@ -56,10 +57,7 @@ impl Greeter for Answering {
 
     type ChatStream = tokio_stream::Empty<Result<HelloReply, Status>>;
 
-    async fn chat(
-        &self,
-        _: Request<tonic::Streaming<HelloRequest>>,
-    ) -> Result<Response<Self::ChatStream>, Status> {
+    async fn chat(&self, _: Request<Streaming<HelloRequest>>) -> Result<Response<Self::ChatStream>, Status> {
         Err(Status::unimplemented("not needed here"))
     }
 }
@@ -123,49 +121,72 @@ impl AsyncWrite for Counted {
     }
 }
 
-/// The server: on a port that it prints, with `limit` streams a connection.
-pub(crate) fn serve(limit: Option<u32>) -> io::Result<()> {
-    let runtime = tokio::runtime::Runtime::new()?;
+/// The first argument of a program that is to be the server. Workers follow, and the limit of streams, if there is one.
+const SERVE: &str = "serve";
+
+/// For the beginning of `main`: whether this process is the server, and what has become of it.
+pub fn serve_if_asked() -> Option<ExitCode> {
+    let mut arguments = std::env::args().skip(1);
+    arguments.next().filter(|first| first == SERVE)?;
+    let mut number = || arguments.next().and_then(|number| number.parse().ok());
+    let workers = number().unwrap_or(1);
+    Some(match serve(workers as usize, number()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("the server: {error}");
+            ExitCode::FAILURE
+        }
+    })
+}
+
+/// On a port that it prints, with `limit` streams a connection.
+fn serve(workers: usize, limit: Option<u32>) -> io::Result<()> {
+    let runtime = match workers {
+        1 => runtime::Builder::new_current_thread().enable_all().build()?,
+        _ => runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?,
+    };
     let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
     println!("{}", listener.local_addr()?);
     let seen = Arc::new(Seen::default());
     let counting = Arc::clone(&seen);
-    runtime.spawn(async move {
-        let sockets = TcpListenerStream::new(listener);
-        let incoming = sockets.map(move |socket| Counted::new(socket?, &counting));
-        tonic::transport::Server::builder()
-            .max_concurrent_streams(limit)
-            .add_service(GreeterServer::new(Answering))
-            .serve_with_incoming(incoming)
-            .await
-    });
-    for question in io::stdin().lock().lines() {
-        let open = seen.open.load(Ordering::SeqCst);
-        match question?.as_str() {
-            "open" => println!("{open}"),
-            // The most since this was asked last.
-            "peak" => println!("{}", seen.peak.swap(open, Ordering::SeqCst)),
-            "cpu" => println!("{}", cpu_time().as_micros()),
-            _ => println!("?"),
+    std::thread::spawn(move || {
+        for question in io::stdin().lock().lines().map_while(Result::ok) {
+            let open = seen.open.load(Ordering::SeqCst);
+            match question.as_str() {
+                "open" => println!("{open}"),
+                // The most since this was asked last.
+                "peak" => println!("{}", seen.peak.swap(open, Ordering::SeqCst)),
+                "cpu" => println!("{}", cpu_time().as_micros()),
+                _ => println!("?"),
+            }
         }
-    }
-    Ok(())
+        std::process::exit(0);
+    });
+    let sockets = TcpListenerStream::new(listener);
+    let incoming = sockets.map(move |socket| Counted::new(socket?, &counting));
+    let server = tonic::transport::Server::builder()
+        .max_concurrent_streams(limit)
+        .add_service(GreeterServer::new(Answering))
+        .serve_with_incoming(incoming);
+    runtime.block_on(server).map_err(io::Error::other)
 }
 
 // ── as seen from here ──
 
 /// Ends with its handle.
-pub(crate) struct Server {
-    pub(crate) addr: SocketAddr,
+#[derive(Debug)]
+pub struct Server {
+    /// Where it listens.
+    pub addr: SocketAddr,
     child: Child,
     talk: Mutex<(ChildStdin, BufReader<ChildStdout>)>,
 }
 
 impl Server {
-    /// With `None`, one that says nothing of a limit.
-    pub(crate) fn start(limit: Option<u32>) -> Self {
+    /// With so many worker threads; with `None`, one that says nothing of a limit of streams.
+    pub fn start(workers: usize, limit: Option<u32>) -> Self {
         let mut command = Command::new(std::env::current_exe().expect("the way to this program"));
-        command.arg("serve").args(limit.map(|limit| limit.to_string()));
+        command.arg(SERVE).arg(workers.to_string()).args(limit.map(|limit| limit.to_string()));
         let mut child =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a server of our own");
         let ask = child.stdin.take().expect("it is piped");
@@ -176,7 +197,8 @@ impl Server {
         Server { addr, child, talk: Mutex::new((ask, hear)) }
     }
 
-    pub(crate) fn target(&self) -> String {
+    /// For a client.
+    pub fn target(&self) -> String {
         format!("http://{}", self.addr)
     }
 
@@ -189,22 +211,22 @@ impl Server {
     }
 
     /// Connections now.
-    pub(crate) fn open(&self) -> usize {
+    pub fn open(&self) -> usize {
         self.ask("open")
     }
 
     /// The most connections since the last call of this.
-    pub(crate) fn peak(&self) -> usize {
+    pub fn peak(&self) -> usize {
         self.ask("peak")
     }
 
     /// The CPU time of its process.
-    pub(crate) fn cpu_time(&self) -> Duration {
+    pub fn cpu_time(&self) -> Duration {
         Duration::from_micros(self.ask("cpu") as u64)
     }
 
     /// Waits until nobody is connected any more, and forgets them.
-    pub(crate) fn rest(&self) {
+    pub fn rest(&self) {
         let start = Instant::now();
         while self.open() > 0 && start.elapsed() < Duration::from_secs(5) {
             std::thread::sleep(Duration::from_millis(5));
@@ -213,7 +235,7 @@ impl Server {
     }
 
     /// As a crash does it: without a word to anybody.
-    pub(crate) fn kill(&mut self) {
+    pub fn kill(&mut self) {
         self.child.kill().expect("it is our own child");
         self.child.wait().expect("it is our own child");
     }
