@@ -518,6 +518,22 @@ fn nothing_panics_outside_a_runtime_and_a_call_says_that_there_is_none() {
     assert!(matches!(cause(&call(None)), Error::NoRuntime));
     assert!(matches!(cause(&call(Some(Duration::from_secs(1)))), Error::NoRuntime));
     drop(conn);
+
+    // A body that another executor reads to its end.
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let server = TonicServer::start();
+    let mut replies = runtime.block_on(async {
+        let mut request = Request::new(endless_hellos());
+        request.set_timeout(Duration::from_secs(1));
+        let mut client = GreeterClient::new(connection_to(&server.target()));
+        client.stream_hello(request).await.unwrap().into_inner()
+    });
+    let status = loop {
+        if let Err(status) = poll_without_runtime(replies.message()) {
+            break status;
+        }
+    };
+    assert!(matches!(cause(&status), Error::NoRuntime | Error::DeadlineExceeded { .. }), "{status:?}");
 }
 
 /// Runs a future to its end on this thread, with no tokio around.

@@ -347,6 +347,48 @@ async fn a_deadline_holds_for_the_response_and_for_its_body_and_resets_the_strea
     assert_eq!(conn.state(), Ready, "a deadline says nothing of the connection");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_deadline_holds_for_a_body_that_always_has_something_ready() {
+    let (builder, mut server) = in_memory();
+    let mut client = GreeterClient::new(builder.build().unwrap());
+    let many = within(StreamHelloRequest { name: "ada".to_owned(), count: 100, pause_ms: 0 }, 10 * SECOND);
+    let replies = tokio::spawn(async move { client.stream_hello(many).await });
+    let mut wire = server.accept(&[]).await;
+    let (stream, _) = wire.request().await;
+    wire.answer_head(stream).await;
+    for _ in 0..100 {
+        wire.answer_message(stream, "ready").await;
+    }
+    let mut replies = replies.await.unwrap().unwrap().into_inner();
+    assert!(replies.message().await.unwrap().is_some());
+    sleep(11 * SECOND).await;
+    let status = replies.message().await.unwrap_err();
+    assert!(matches!(cause(&status), Error::DeadlineExceeded { phase: CallPhase::Body, .. }), "{status:?}");
+    until_reset(&mut wire, stream).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connector_that_panics_is_a_dial_that_fails_with_the_pauses_of_any() {
+    let dials = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counted = std::sync::Arc::clone(&dials);
+    let connector = tower::service_fn(move |_: http::Uri| {
+        counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        async { if true { panic!("on purpose") } else { Ok::<DuplexStream, std::io::Error>(unreachable!()) } }
+    });
+    let conn = ClientConn::builder("in.memory:1").connector(connector).build().unwrap();
+    let status = failure(call(&conn, hello("ada"))).await;
+    assert_eq!(dial_failure(&status).0, DialPhase::Connect);
+    assert!(status.message().contains("the connector panicked"), "{status:?}");
+    let mut patient = Request::new(hello("ada"));
+    patient.extensions_mut().insert(WaitForReady(true));
+    let patient = call(&conn, patient);
+    sleep(HOUR).await;
+    assert!(!patient.is_finished());
+    assert_eq!(conn.state(), TransientFailure);
+    let dials = dials.load(std::sync::atomic::Ordering::SeqCst);
+    assert!((30..60).contains(&dials), "{dials}");
+}
+
 async fn until_reset(wire: &mut Wire<DuplexStream>, stream: u32) {
     loop {
         let frame = wire.read().await.expect("a reset");

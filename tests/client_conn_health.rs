@@ -843,3 +843,25 @@ fn at_the_limit_calls_are_told_that_the_server_does_not_serve_whoever_else_gets(
     let stats = pool.stats();
     assert_eq!((stats.made, stats.peak_open), (1, 1), "{stats:?}");
 }
+
+#[tokio::test]
+async fn a_server_without_a_health_service_has_all_its_streams_for_calls() {
+    // ":status: 200", and two literals: "content-type" and "grpc-status: 12", UNIMPLEMENTED.
+    let head = b"\x88\x00\x0ccontent-type\x10application/grpc\x00\x0bgrpc-status\x0212";
+    let server = FrameServer::start().await;
+    let conn = ClientConn::builder(server.target()).health_check("").build().unwrap();
+    let call = {
+        let mut client = GreeterClient::new(conn.clone());
+        tokio::spawn(async move { client.say_hello(hello("ada")).await })
+    };
+    let mut wire = server.accept(&[(3, 1)]).await;
+    // Neither Watch nor Check.
+    for _ in 0..2 {
+        let (stream, _) = wire.request().await;
+        wire.write(1, 5, stream, head).await;
+    }
+    let (stream, _) =
+        tokio::time::timeout(Duration::from_secs(10), wire.request()).await.expect("a stream for the call");
+    wire.answer(stream, "well").await;
+    assert_eq!(call.await.unwrap().unwrap().into_inner().message, "well");
+}

@@ -43,6 +43,68 @@ fn assert_lost(status: &tonic::Status) {
     assert!(matches!(cause(status), Error::Interrupted { phase: CallPhase::Response, .. }), "{status:?}");
 }
 
+/// Answers pings until the state is another.
+async fn pings_until_idle(conn: &ClientConn, wire: &mut Wire<DuplexStream>) {
+    let idle = conn.wait_for_state_change(Ready);
+    tokio::pin!(idle);
+    loop {
+        let ping = tokio::select! {
+            biased;
+            state = &mut idle => return assert_eq!(state, Idle),
+            ping = ping(wire) => ping,
+        };
+        wire.write(PING, ACK, 0, &ping.payload).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_call_of_a_connection_that_takes_no_new_ones_is_pinged_for_too() {
+    for by_age in [false, true] {
+        let (builder, mut server) = in_memory();
+        let builder = if by_age { builder.max_connection_age(6 * INTERVAL) } else { builder };
+        let conn = builder.keepalive(KEEPALIVE).build().unwrap();
+        let mut client = GreeterClient::new(conn.clone());
+        let request = StreamHelloRequest { name: "ada".to_owned(), count: 2, pause_ms: 0 };
+        let replies = tokio::spawn(async move { client.stream_hello(request).await });
+        let mut wire = server.accept(&[]).await;
+        let (stream, _) = wire.request().await;
+        wire.answer_head(stream).await;
+        let mut replies = replies.await.unwrap().unwrap().into_inner();
+        if by_age {
+            pings_until_idle(&conn, &mut wire).await;
+        } else {
+            wire.goaway(stream, NO_ERROR, b"").await;
+            conn.wait_for_state_change(Ready).await;
+        }
+        let silent = Instant::now();
+        let status = timeout(FOREVER, replies.message()).await.expect("an end").unwrap_err();
+        assert!(silent.elapsed() <= INTERVAL + TIMEOUT + Duration::from_millis(5), "{:?}", silent.elapsed());
+        assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+        wire.closed().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_was_pinged_too_much_is_pinged_half_as_often_on_the_next_connection() {
+    let (builder, mut server) = in_memory();
+    let conn = builder.keepalive(KEEPALIVE).build().unwrap();
+    let mut interval = INTERVAL;
+    for _ in 0..3 {
+        let open = call(&conn, hello("ada"));
+        let mut wire = server.accept(&[]).await;
+        let (stream, _) = wire.request().await;
+        let silent = Instant::now();
+        ping(&mut wire).await;
+        assert_about(silent.elapsed(), interval);
+        wire.goaway(stream, ENHANCE_YOUR_CALM, b"too_many_pings").await;
+        settle().await;
+        assert_eq!(conn.state(), Idle);
+        wire.answer(stream, "well").await;
+        assert_eq!(reply(open).await, "well");
+        interval *= 2;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_silent_server_with_a_call_open_is_pinged_and_lost_if_it_does_not_answer() {
     let (builder, mut server) = in_memory();

@@ -274,3 +274,24 @@ async fn a_stream_of_messages_that_is_refused_midway_begins_again_from_its_first
     wire.answer(again, "both").await;
     assert_eq!(chat.await.unwrap().unwrap().unwrap().message, "both");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_has_not_left_when_its_connection_ends_goes_to_the_next() {
+    let (builder, mut server) = support::memory::in_memory();
+    let conn = builder.build().unwrap();
+    conn.connect();
+    let mut wire = server.accept(&[]).await;
+    support::memory::settle().await;
+    support::memory::served(&conn, &mut wire).await;
+    // The task that drives the connection hears of both at once.
+    let calls = [support::memory::call(&conn, hello("ada")), support::memory::call(&conn, hello("bob"))];
+    drop(wire);
+    let mut wire = server.accept(&[]).await;
+    for _ in 0..2 {
+        let (stream, _) = wire.request().await;
+        wire.answer(stream, "well").await;
+    }
+    for call in calls {
+        assert_eq!(support::memory::reply(call).await, "well");
+    }
+}

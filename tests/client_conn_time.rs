@@ -145,6 +145,26 @@ async fn a_server_that_does_not_read_keeps_an_idle_socket_for_a_second_at_most()
     timeout(Duration::ZERO, wire.closed()).await.expect("closed already");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_server_that_does_not_read_keeps_no_socket_that_is_old_or_was_told_goodbye() {
+    for by_age in [false, true] {
+        let (builder, mut server) = in_memory_with_capacity(64);
+        let builder = if by_age { builder.max_connection_age(MINUTE) } else { builder };
+        let conn = builder.idle_timeout(None).build().unwrap();
+        conn.connect();
+        let mut wire = server.accept(&[]).await;
+        settle().await;
+        if by_age {
+            sleep(67 * SECOND).await;
+        } else {
+            wire.goaway(0, support::frames::NO_ERROR, b"").await;
+            sleep(2 * SECOND).await;
+        }
+        assert_eq!(conn.state(), Idle);
+        timeout(Duration::ZERO, wire.closed()).await.expect("closed already");
+    }
+}
+
 // ── age ──
 
 #[tokio::test(start_paused = true)]

@@ -478,6 +478,28 @@ mod tests {
         assert_eq!(grpc_timeout(&HeaderMap::new()), None);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_server_is_told_what_is_left_of_a_deadline_when_the_call_has_waited() {
+        let mut headers = HeaderMap::new();
+        headers.insert(GRPC_TIMEOUT, HeaderValue::from_static("10S"));
+        let deadline = Deadline::of(&headers).unwrap().unwrap();
+        let told = |headers: &mut HeaderMap| {
+            deadline.tell_what_is_left(headers);
+            headers[GRPC_TIMEOUT].to_str().unwrap().to_owned()
+        };
+        assert_eq!(told(&mut headers), "10S");
+        tokio::time::advance(Duration::from_secs(7)).await;
+        assert_eq!(told(&mut headers), "3000m");
+        assert!(!deadline.has_passed());
+        tokio::time::advance(Duration::from_secs(4)).await;
+        assert!(deadline.has_passed());
+        assert_eq!(told(&mut headers), "1m", "0 would be none");
+        assert_eq!(timeout_text(Duration::from_micros(1_001)), "2m");
+        assert_eq!(timeout_text(Duration::from_millis(99_999_999)), "99999999m");
+        assert_eq!(timeout_text(Duration::from_secs(200_000)), "200000S");
+        assert_eq!(timeout_text(Duration::MAX), "99999999S");
+    }
+
     #[test]
     fn a_head_is_sent_again_with_all_values_of_all_its_headers_few_or_many() {
         for count in [0, 1, FEW_HEADERS, FEW_HEADERS + 1, 20] {
