@@ -367,13 +367,17 @@ async fn a_deadline_holds_for_a_body_that_always_has_something_ready() {
     until_reset(&mut wire, stream).await;
 }
 
+fn panics() -> std::io::Result<DuplexStream> {
+    panic!("on purpose")
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_connector_that_panics_is_a_dial_that_fails_with_the_pauses_of_any() {
     let dials = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let counted = std::sync::Arc::clone(&dials);
     let connector = tower::service_fn(move |_: http::Uri| {
         counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-        async { if true { panic!("on purpose") } else { Ok::<DuplexStream, std::io::Error>(unreachable!()) } }
+        async { panics() }
     });
     let conn = ClientConn::builder("in.memory:1").connector(connector).build().unwrap();
     let status = failure(call(&conn, hello("ada"))).await;

@@ -75,6 +75,30 @@ async fn half_an_hour_without_a_call_makes_it_idle_and_closes_the_socket() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn half_an_hour_without_a_call_ends_the_attempts_of_one_that_cannot_connect_too() {
+    let (builder, server) = in_memory();
+    drop(server);
+    let conn = builder.build().unwrap();
+    let states = States::of(&conn);
+    conn.connect();
+    sleep(15 * MINUTE).await;
+    // A call that fails is a call.
+    failure(call(&conn, hello("ada"))).await;
+    sleep(29 * MINUTE).await;
+    assert_eq!(conn.state(), TransientFailure);
+    sleep(4 * MINUTE).await;
+    assert_eq!(conn.state(), Idle);
+    assert_eq!(states.seen(), [Idle, Connecting, TransientFailure, Idle]);
+
+    let mut patient = tonic::Request::new(hello("ada"));
+    patient.extensions_mut().insert(cenote::grpc::WaitForReady(true));
+    let patient = call(&conn, patient);
+    sleep(2 * HOUR).await;
+    assert_eq!(conn.state(), TransientFailure, "a call waits");
+    patient.abort();
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_that_is_connected_and_never_used_is_idle_after_the_same_time() {
     let (builder, mut server) = in_memory();
     let conn = builder.idle_timeout(MINUTE).build().unwrap();

@@ -76,8 +76,9 @@ impl Default for Backoff {
 /// HTTP/2 pings that find out whether a silent connection is still alive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Keepalive {
-    /// After this long without a word from the server, a ping is sent. At least 10 s: servers close a connection
-    /// that pings more often (`too_many_pings`).
+    /// After this long without a word from the server, a ping is sent. At least 10 s. Many servers want less: grpc-go and C-core
+    /// allow one in 5 minutes, unless told otherwise, and take leave of who pings more (`too_many_pings`); with each such leave
+    /// the connection doubles its interval, as gRFC A8 asks.
     pub interval: Duration,
     /// The connection counts as lost if the ping is not answered within this time; 20 s. More than zero.
     pub timeout: Duration,
@@ -286,8 +287,8 @@ macro_rules! connection_options {
             self
         }
 
-        /// A connection on which no call was open for this long closes its socket and becomes Idle; the next
-        /// call dials again. Default: 30 minutes. `None` turns it off.
+        /// A connection on which no call was open for this long closes its socket and becomes Idle, and so does one that has tried in
+        /// vain to connect while no call has come; the next call dials again. Default: 30 minutes. `None` turns it off.
         pub fn idle_timeout(mut self, timeout: impl Into<Option<std::time::Duration>>) -> Self {
             self.options.tuning.idle_timeout = timeout.into();
             self
@@ -299,7 +300,7 @@ macro_rules! connection_options {
             self
         }
 
-        /// What stands before `cenote/x.y.z` in the `user-agent` header. Default: nothing.
+        /// What stands before `cenote/x.y.z` in the `user-agent` header. Default: nothing. A request's own stands before both.
         pub fn user_agent(mut self, name: impl Into<String>) -> Self {
             self.options.user_agent = Some(name.into());
             self
@@ -363,7 +364,8 @@ macro_rules! connection_options {
             self
         }
 
-        /// The same for all responses on one connection together. Default: hyper's, 5 MiB.
+        /// The same for all responses on one connection together; less than 65,535 has no effect, as HTTP/2 begins with that.
+        /// Default: hyper's, 5 MiB.
         pub fn initial_connection_window_size(mut self, bytes: impl Into<Option<u32>>) -> Self {
             self.options.tuning.http2.connection_window = bytes.into();
             self
@@ -375,15 +377,15 @@ macro_rules! connection_options {
             self
         }
 
-        /// The most bytes of headers or trailers that are taken from the server for one response. Default: hyper's,
-        /// 16 KiB.
+        /// The most bytes that the headers of one response may have, and its trailers as many; HTTP/2 counts 32 more for each field.
+        /// Default: hyper's, 16 KiB.
         pub fn max_header_list_size(mut self, bytes: impl Into<Option<u32>>) -> Self {
             self.options.tuning.http2.max_header_list_size = bytes.into();
             self
         }
 
         /// Who makes the sockets, in the place of TCP or `unix:`: a tower service (any `MakeConnection`) that gets the target
-        /// as `http://host:port/` or `https://host:port/`. Name resolution and the options of TCP are its business; TLS, where
+        /// as `http://host:port/` or `https://host:port/` (of a `unix:` target, which it replaces, `http://localhost/`). Name resolution and the options of TCP are its business; TLS, where
         /// it is due, is put on top of what it returns, and the connect timeout holds for it, too. A clone of it
         /// is made for each attempt.
         ///

@@ -21,9 +21,8 @@
 //!
 //! It tells no state; it counts as connected when its own preface is written, so a TCP listener that never says a
 //! word is 'connected'; and it dials without backoff, once for each request that waits. This module drives hyper's HTTP/2
-//! client itself and reads along in the frames that come in. Where a `Channel` is better: it takes any connector and
-//! balances over a list of endpoints, and a program with one server that is always there needs no more. Where it must stay,
-//! `observe` (feature `channel`) shows a part of its state.
+//! client itself and reads along in the frames that come in. A program with one server that is always there
+//! needs no more than a `Channel`. Where it must stay, `observe` (feature `channel`) shows a part of its state.
 
 mod client_pool;
 mod config;

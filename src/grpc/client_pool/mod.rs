@@ -253,7 +253,7 @@ impl ClientPool {
     }
 
     /// Closes every connection of the pool, also those that callers have, and those discarded ones on which calls still
-    /// run: their calls break off with [`Error::Closed`]. Those
+    /// run: their calls break off with [`Error::Closed`], at once or after the [grace](ClientPoolBuilder::close_grace). Those
     /// that `get` hands out from now on fail every call with it. Does not wait.
     pub fn close(&self) {
         for conn in self.inner.group.close() {

@@ -65,6 +65,10 @@ pub(super) fn run(owner: &Arc<Shared>, settings: Arc<Settings>) -> impl Future<O
                             Err(error) => error,
                         };
                         let Some(owner) = guard.owner.upgrade() else { return };
+                        // To Idle, by the guard.
+                        if settings.tuning.idle_timeout.is_some_and(|timeout| owner.is_unwanted(timeout)) {
+                            return;
+                        }
                         // Before the failure is told: who hears of it and asks for a retry at once is heard.
                         let retry_now = retry_now.notified();
                         tokio::pin!(retry_now);

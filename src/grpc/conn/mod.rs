@@ -49,10 +49,15 @@ use crate::primitive::Arc;
 /// with one time budget over name resolution, TCP, TLS and the server's SETTINGS. Only with those is it
 /// [`Ready`](ConnectivityState::Ready). A failed attempt makes it
 /// [`TransientFailure`](ConnectivityState::TransientFailure): calls fail at once with the attempt's error, and it dials
-/// again after a pause that grows from 1 s to 120 s, until it succeeds or is closed; with [`WaitForReady`] they wait. (In a pool it dials again with its
+/// again after a pause that grows from 1 s to 120 s, until it succeeds, is closed, or no call has come for the idle timeout; with
+/// [`WaitForReady`] they wait. (In a pool it dials again with its
 /// next call, when the pool's gate lets it through, and that call waits.) A connection that is lost (closed by
-/// the server, told to go away, unused for the idle timeout) is Idle. [`close`](Self::close) is
+/// the server, told to go away, unused for the idle timeout) is Idle; one that is lost with the server's SETTINGS is dialled
+/// again at once, and is a failed attempt if that happens twice. [`close`](Self::close) is
 /// [`Shutdown`](ConnectivityState::Shutdown), for good.
+///
+/// The addresses of a host are tried beside each other (RFC 8305); the first that connects is the attempt's. If TLS or HTTP/2 fail on
+/// it, the next attempt begins with the next address.
 ///
 /// With a [health check](ClientConnBuilder::health_check) the server's own word counts, too: it is Ready when the server says
 /// that it serves, and TransientFailure while it says otherwise, on a connection that stays.
@@ -60,11 +65,13 @@ use crate::primitive::Arc;
 /// # Calls
 ///
 /// A call on a connection that is Idle or Connecting waits for the dial; its deadline (`grpc-timeout`, set by
-/// `tonic::Request::set_timeout`) holds while it waits, until the end of the response's body. A request that could not be
-/// sent because the connection was just lost goes out on the next one; so does one that the server refused, or that its
+/// `tonic::Request::set_timeout`) holds while it waits, until the end of the response's body; a body that nobody polls keeps its
+/// stream past it. The server is told what is left of it. A request of which nothing had left
+/// when the connection was lost goes out on the next one; so does one that the server refused, or that its
 /// GOAWAY does not cover, if no more than [64 KiB](ClientConnBuilder::resend_buffer) of it were sent. One that may have been
-/// processed is never sent twice. Errors are a [`tonic::Status`] with an [`Error`] as its source.
-/// A response of HTTP alone, say a proxy's 502, is the status that gRPC maps it to, without such a source.
+/// processed is never sent twice. Errors are a [`tonic::Status`] with an [`Error`] as its source, but for two: a
+/// response of HTTP alone, say a proxy's 502, is the status that gRPC maps it to, and where the request's own messages fail (one is
+/// too large, their stream panics) the caller gets that status.
 ///
 /// Cancel safe: a call that is dropped, or whose response body is dropped, resets its own stream, also one on which the
 /// client is still sending, and disturbs no other.
@@ -72,7 +79,8 @@ use crate::primitive::Arc;
 /// # Handles
 ///
 /// Clones are handles of the same connection, and so are calls under way and response bodies. When the last one is
-/// dropped the connection takes leave of the server and closes its socket; `close` cuts it at once.
+/// dropped the connection takes leave of the server and closes its socket, within a second; `close` cuts it, at once or after the
+/// [grace](ClientConnBuilder::close_grace).
 ///
 /// # Runtimes
 ///

@@ -22,6 +22,7 @@ use std::time::Duration;
 use hyper::client::conn::http2::SendRequest;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 use super::dialer::{self, Missed};
 use super::health::Verdict;
@@ -51,6 +52,8 @@ pub(crate) struct Shared {
     pub(super) retry_now: Arc<Notify>,
     /// Whether a pool has discarded this; set once.
     discarded: AtomicBool,
+    /// Calls that wait for Ready.
+    waiting: AtomicUsize,
     /// How many addresses of the host are passed over: so many led to a socket, and no further.
     passed_over: AtomicUsize,
     /// How often a server was pinged too much for its taste.
@@ -63,6 +66,8 @@ struct Inner {
     dialing: bool,
     /// Dials that came to an outcome.
     attempts: u64,
+    /// When a call, or `connect`, last asked for a connection and there was none.
+    asked: Instant,
     /// What the last one failed with, and which it was: for calls that waited for it, whatever became of the state.
     last_failure: Option<(u64, Error)>,
     /// Stepped by each update.
@@ -70,6 +75,22 @@ struct Inner {
     last_link: u64,
     /// Sockets that may still be open, the current one included.
     links: Vec<Weak<Link>>,
+}
+
+/// Counts a call while it waits.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn begin(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::AcqRel);
+        Waiting(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 enum Phase {
@@ -218,6 +239,7 @@ impl Shared {
                 phase: Phase::Idle,
                 dialing: false,
                 attempts: 0,
+                asked: Instant::now(),
                 last_failure: None,
                 updates: 0,
                 last_link: 0,
@@ -226,6 +248,7 @@ impl Shared {
             news: watch::Sender::new(News { state, dialing: false, attempts: 0, update: 0 }),
             retry_now: Arc::new(Notify::new()),
             discarded: AtomicBool::new(false),
+            waiting: AtomicUsize::new(0),
             passed_over: AtomicUsize::new(0),
             too_many_pings: AtomicU32::new(0),
         })
@@ -337,6 +360,7 @@ impl Shared {
     }
 
     async fn lease_when_ready(self: &Arc<Self>) -> Result<Lease, Error> {
+        let _waiting = Waiting::begin(&self.waiting);
         let mut news = self.news();
         let (mut attempts, mut in_vain) = (None, 0);
         while in_vain < MAX_WAITS {
@@ -367,7 +391,10 @@ impl Shared {
     /// for one that shares its pool's gate, only if it is the outcome of an attempt after the first
     /// `waited_from`; else the caller waits for the next attempt.
     fn try_lease(self: &Arc<Self>, waited_from: Option<u64>) -> Found {
-        let inner = self.inner.lock();
+        let mut inner = self.inner.lock();
+        if !matches!(inner.phase, Phase::Ready(_)) {
+            inner.asked = Instant::now();
+        }
         match &inner.phase {
             Phase::Ready(Transport { send, link }) => {
                 link.begin_call();
@@ -395,6 +422,7 @@ impl Shared {
         let settings = self.settings.as_ref().map_err(Error::clone)?;
         let runtime = Handle::try_current().map_err(|_| Error::NoRuntime)?;
         let begin = self.update(|inner| {
+            inner.asked = Instant::now();
             match inner.phase {
                 Phase::Ready(_) | Phase::NotServing(..) | Phase::Shutdown(_) => return false,
                 Phase::Idle if !inner.dialing => inner.phase = Phase::Connecting,
@@ -483,6 +511,11 @@ impl Shared {
                 _ => None,
             }
         });
+    }
+
+    /// Whether nobody wants a connection: no call waits for one, and none has asked for that long.
+    pub(super) fn is_unwanted(&self, timeout: Duration) -> bool {
+        self.waiting.load(Ordering::Acquire) == 0 && self.inner.lock().asked.elapsed() >= timeout
     }
 
     // ── what it has learned ──
