@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use cenote::grpc::{
-    ClientConn, ClientPool, ConnectivityState, DialPhase, Error, HealthError, PooledConn, WaitForReady,
+    ClientConn, ClientPool, ConnectivityState, DialPhase, Error, HealthError, PooledConn, StreamPool,
+    WaitForReady,
 };
 use cenote_proto::greeter_client::GreeterClient;
 use cenote_proto::{HelloReply, HelloRequest, StreamHelloRequest};
@@ -200,6 +201,18 @@ async fn a_server_without_a_health_service_counts_as_serving() {
     let conn = ClientConn::builder(server.target()).health_check("").build().unwrap();
     call(&conn).await.unwrap();
     assert_eq!(conn.state(), ConnectivityState::Ready);
+}
+
+#[tokio::test]
+async fn a_server_without_a_health_service_that_takes_one_stream_at_a_time_takes_calls() {
+    let server = TonicServer::start_with(|server| server.max_concurrent_streams(1));
+    let conn = ClientConn::builder(server.target()).health_check("").build().unwrap();
+    let pool = StreamPool::builder().health_check("").size(1).build().unwrap();
+    let mut by_pool = GreeterClient::new(pool.channel(server.target()).unwrap());
+    for _ in 0..2 {
+        timeout(10 * SECOND, call(&conn)).await.expect("nobody has the stream").unwrap();
+        timeout(10 * SECOND, by_pool.say_hello(hello("ada"))).await.expect("nobody has the stream").unwrap();
+    }
 }
 
 #[tokio::test(start_paused = true)]

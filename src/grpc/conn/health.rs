@@ -91,7 +91,7 @@ impl Health {
 
     /// The server's next answer, whether or not it is another than the last. To be polled after hyper's own part.
     pub(super) async fn next(&mut self) -> Verdict {
-        if self.place.is_none() {
+        if self.place.is_none() && !matches!(self.way, Way::Nothing) {
             self.on.slots.take().await;
             self.place = Some(Place::on(&self.on));
         }
