@@ -5,35 +5,11 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::proxy::{Manner, Proxy};
-use crate::server::{Backend, Setup};
+use crate::PATIENCE;
+use crate::places::{FEW, Place, whole};
+use crate::proxy::Manner;
+use crate::server::{Leaving, Setup};
 use crate::tally::Tally;
-
-/// A server behind its proxy.
-#[derive(Clone)]
-pub(crate) struct Place {
-    pub(crate) proxy: Proxy,
-    pub(crate) backend: Backend,
-}
-
-impl Place {
-    pub(crate) async fn new() -> Self {
-        let backend = Backend::start().await;
-        let proxy = Proxy::start(backend.addr).await.expect("a proxy");
-        Place { proxy, backend }
-    }
-
-    pub(crate) fn target(&self) -> String {
-        format!("http://{}", self.proxy.addr)
-    }
-
-    /// Whole again, with nothing left of what was.
-    async fn heal(&self) {
-        self.proxy.behave(Manner::Pass);
-        self.proxy.cut(false);
-        self.backend.restart(Duration::ZERO, Setup::default()).await;
-    }
-}
 
 fn ms(rng: &mut fastrand::Rng, from: u64, to: u64) -> Duration {
     Duration::from_millis(rng.u64(from..=to))
@@ -58,40 +34,71 @@ pub(crate) async fn inflict(places: Vec<Place>, mut rng: fastrand::Rng, tally: T
     }
 }
 
+/// Servers are replaced each 1 to 4 s, with an age for their connections or without, until `end`. No call need fail by it.
+pub(crate) async fn replace(place: Place, mut rng: fastrand::Rng, tally: Tally, end: Instant) {
+    let mut under_way = JoinSet::new();
+    while Instant::now() < end {
+        let max_age = rng.bool().then(|| ms(&mut rng, 200, 1000));
+        if max_age.is_some() {
+            tally.fault("gentle: max_connection_age", place.backend.place());
+        }
+        let max_streams = rng.bool().then(|| rng.u32(3..=FEW));
+        let old = place.roll(Setup { max_streams, max_age, grace: None }).await;
+        tally.fault("gentle: server replaced", place.backend.place());
+        under_way.spawn(see_off(old, tally.clone()));
+        sleep(ms(&mut rng, 1000, 4000)).await;
+        while under_way.try_join_next().is_some() {}
+    }
+    under_way.spawn(see_off(place.roll(whole()).await, tally));
+    under_way.join_all().await;
+}
+
+async fn see_off(server: Leaving, tally: Tally) {
+    if !server.take_leave(PATIENCE).await {
+        tally.violation(format!("a server that took leave has connections {PATIENCE:?} later"));
+    }
+}
+
 async fn inflict_one(Place { proxy, backend }: Place, mut rng: fastrand::Rng, tally: Tally) {
     let rng = &mut rng;
+    let tell = |kind| tally.fault(kind, backend.place());
     let plain = Setup::default();
     match rng.u32(..10) {
         0 => {
-            tally.fault("server killed");
+            tell("server killed");
             backend.restart(ms(rng, 0, 1500), plain).await;
         }
         1 => {
-            tally.fault("server shut down gracefully");
+            tell("server shut down gracefully");
             backend.take_leave().await;
             sleep(ms(rng, 0, 1500)).await;
             backend.restart(ms(rng, 0, 300), plain).await;
         }
         2 => {
-            tally.fault("server with max_connection_age");
-            let max_age = Some((ms(rng, 50, 1000), ms(rng, 50, 500)));
-            backend.restart(Duration::ZERO, Setup { max_age, ..plain }).await;
+            let max_age = Some(ms(rng, 50, 1000));
+            let grace = rng.bool().then(|| ms(rng, 50, 500));
+            tell(if grace.is_some() {
+                "server with age and grace"
+            } else {
+                "server with max_connection_age"
+            });
+            backend.restart(Duration::ZERO, Setup { max_age, grace, ..plain }).await;
         }
         3 => {
-            tally.fault("server with few streams");
+            tell("server with few streams");
             let max_streams = Some(rng.u32(1..=5));
             backend.restart(Duration::ZERO, Setup { max_streams, ..plain }).await;
         }
         4 => {
-            tally.fault("cut, RST");
+            tell("cut, RST");
             proxy.cut(true);
         }
         5 => {
-            tally.fault("cut, FIN");
+            tell("cut, FIN");
             proxy.cut(false);
         }
         6 => {
-            tally.fault("black hole");
+            tell("black hole");
             proxy.behave(Manner::Discard);
             sleep(ms(rng, 50, 3000)).await;
             proxy.behave(Manner::Pass);
@@ -101,19 +108,19 @@ async fn inflict_one(Place { proxy, backend }: Place, mut rng: fastrand::Rng, ta
             }
         }
         7 => {
-            tally.fault("stalled");
+            tell("stalled");
             proxy.behave(Manner::Stall);
             sleep(ms(rng, 50, 3000)).await;
             proxy.behave(Manner::Pass);
         }
         8 => {
-            tally.fault("dripping");
+            tell("dripping");
             proxy.behave(Manner::Drip);
             sleep(ms(rng, 50, 3000)).await;
             proxy.behave(Manner::Pass);
         }
         _ => {
-            tally.fault("connections refused");
+            tell("connections refused");
             proxy.behave(Manner::Refuse);
             proxy.cut(rng.bool());
             sleep(ms(rng, 50, 2000)).await;

@@ -4,35 +4,57 @@
 //!
 //! Calls of all kinds through everything that the crate has for them, to three servers behind proxies that misbehave, while the
 //! servers come and go. Each call has a deadline and must end by then, give or take a second for the machine, with one
-//! of the codes that such faults explain. When the faults are over, each way must work again within ten seconds; when
-//! the pools are gone, no task, no socket and no stream may be left within another ten. The seed fixes which faults and
-//! calls come, not how threads and sockets take turns.
+//! of the codes that such faults explain; no server may begin to process a call that one has begun before. Connections are
+//! closed with calls on them, which are told so, and no others are.
+//!
+//! A fourth server is replaced again and again as is proper: the next one is there before the old one takes leave. Calls to it
+//! have time, and none may fail, but for a socket that closes on the client's last words. A fifth has fewer streams than
+//! callers, and nothing ever happens to it.
+//!
+//! When the faults are over, each way must work again within ten seconds, and each connection carry as many calls as its server
+//! takes; when the pools are gone, no task, no socket and no stream may be left within another ten. The seed fixes
+//! which faults and calls come, not how threads and sockets take turns.
 //!
 //! Loopback only. Linux, for `/proc/self/fd`. Exits with 1 if something is wrong.
 
+mod calls;
+mod closing;
+mod conns;
 mod faults;
+mod greeter;
 mod load;
+mod once;
+mod places;
+mod pools;
 mod proxy;
 mod server;
+mod source;
 mod tally;
+mod verdict;
 
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use cenote::grpc::{
-    Addresses, ClientConn, ClientPool, ConnectivityState, Keepalive, StreamPool, StreamPoolStats,
-};
+use cenote::grpc::{ClientPool, ConnectivityState, StreamPool, StreamPoolStats};
 use cenote_benches::machine;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use self::faults::Place;
-use self::load::{Source, redial};
+use self::load::Stop;
+use self::places::{Place, Places};
+use self::pools::{GentlePools, Pools};
+use self::source::{Means, Source};
 use self::tally::Tally;
 
 /// Callers side by side, on each source.
 const CALLERS: usize = 8;
+
+/// More bytes than the largest call has.
+const LARGE: usize = 1 << 20;
+
+/// How long the calls go on when the faults are over.
+const CALM: Duration = Duration::from_secs(3);
 
 /// How long anything may take to be over, or to work again.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -71,15 +93,14 @@ fn main() -> ExitCode {
     // The servers' and proxies' tasks are none of the client's.
     let world = runtime("world", 1);
     let client = runtime("client", 2);
-    let places: Vec<Place> =
-        world.block_on(async { vec![Place::new().await, Place::new().await, Place::new().await] });
+    let places = world.block_on(Places::new(&tally));
     let sockets = sockets();
     soak(&world, &client, &places, minutes, seed, &tally);
     let tasks = || client.metrics().num_alive_tasks();
     for (what, left) in [
         ("tasks of the client", left_over(tasks)),
         ("sockets", left_over(|| self::sockets().saturating_sub(sockets))),
-        ("streams on the servers", left_over(server::running)),
+        ("streams on the servers", left_over(greeter::running)),
     ] {
         println!("{what} left over: {left}");
         if left > 0 {
@@ -123,67 +144,89 @@ fn load_average() -> String {
 }
 
 /// All of it, from the first pool to the last one's drop.
-fn soak(world: &Runtime, client: &Runtime, places: &[Place], minutes: f64, seed: u64, tally: &Tally) {
+fn soak(world: &Runtime, client: &Runtime, places: &Places, minutes: f64, seed: u64, tally: &Tally) {
     let mut rng = fastrand::Rng::with_seed(seed);
-    let targets: Vec<String> = places.iter().map(Place::target).collect();
-    let keepalive = Keepalive { timeout: Duration::from_secs(2), ..Keepalive::every(PATIENCE) };
-    let timeout = Duration::from_secs(2);
-    let conns = targets.iter().map(|target| {
-        let conn = ClientConn::builder(target).backoff(redial()).connect_timeout(timeout);
-        conn.keepalive(keepalive).idle_timeout(Duration::from_secs(1)).build().expect("valid")
-    });
-    let conns: Vec<ClientConn> = conns.collect();
-    let of_one = |most: Option<usize>| {
-        let pool = ClientPool::builder(&targets[0]).connect_timeout(timeout).keepalive(keepalive);
-        let pool = most.into_iter().fold(pool, |pool, most| pool.max_connections(most));
-        pool.build().expect("valid")
-    };
-    let (pool, bounded) = (of_one(None), of_one(Some(2)));
-    let streams = StreamPool::builder().connect_timeout(timeout).keepalive(keepalive);
-    let small = streams.clone().size(3).ttl(Duration::from_secs(3)).max_streams(4);
-    let (streams, small) = (streams.build().expect("valid"), small.build().expect("valid"));
-
-    let mut sources = vec![
-        Source::Pool(pool.clone()),
-        Source::Bounded(bounded.clone()),
-        Source::Leases(streams.clone(), targets.clone()),
-        Source::Leases(small.clone(), targets.clone()),
-        Source::Channel(streams.channel(&targets[1]).expect("valid")),
-        Source::Channel(small.channel(&targets[2]).expect("valid")),
-        client.block_on(async { Source::Balanced(streams.balance(Addresses::list(targets.clone()))) }),
-        Source::ShortLived(targets.clone()),
-    ];
-    sources.extend(conns.iter().cloned().map(Source::Conn));
+    let targets: Vec<String> = places.rough.iter().map(Place::target).collect();
+    let conns = conns::conns(places);
+    let pools = Pools::new(&targets);
+    let mut sources = client.block_on(async { pools.sources(&targets) });
+    let target = places.gentle.target();
+    let gentle = GentlePools::new(&target);
+    sources.extend(gentle.sources(&target));
+    let closers = [pools.closer(&targets), gentle.closer(&target)];
+    sources.extend(conns.iter().map(|(source, _)| source.clone()));
 
     let end = Instant::now() + Duration::from_secs_f64(minutes * 60.0);
-    let faults = world.spawn(faults::inflict(places.to_vec(), rng.fork(), tally.clone(), end));
+    let rough = faults::inflict(places.rough.clone(), rng.fork(), tally.clone(), end);
+    let replaced = faults::replace(places.gentle.clone(), rng.fork(), tally.clone(), end);
+    let faults = [world.spawn(rough), world.spawn(replaced)];
     client.block_on(async {
         let mut callers = JoinSet::new();
+        let stop = Stop::default();
         for source in &sources {
             for _ in 0..CALLERS {
-                callers.spawn(load::keep_calling(source.clone(), rng.fork(), tally.clone(), end));
+                callers.spawn(load::keep_calling(source.clone(), rng.fork(), tally.clone(), stop.clone()));
             }
         }
-        callers.spawn(look_after(pool.clone(), rng.fork(), tally.clone(), end));
+        for closer in closers {
+            for _ in 0..2 {
+                callers.spawn(closer.clone().keep_closing(rng.fork(), tally.clone(), stop.clone()));
+            }
+        }
+        callers.spawn(look_after(pools.pool.clone(), rng.fork(), tally.clone(), end));
+        for faults in faults {
+            faults.await.expect("faults do not panic");
+        }
+        all_come_through(&sources, tally).await;
+        sleep(CALM).await;
+        stop.now();
         while let Some(ended) = callers.join_next().await {
             if let Err(panic) = ended {
                 tally.violation(format!("a caller: {panic}"));
             }
         }
-        faults.await.expect("faults do not panic");
-        for source in &sources {
-            let start = Instant::now();
-            while !source.comes_through().await {
-                if start.elapsed() > PATIENCE {
-                    tally.violation(format!("{}: not well {PATIENCE:?} after the faults", source.name()));
-                    break;
-                }
-                sleep(Duration::from_millis(50)).await;
-            }
-        }
+        fill(&conns, tally).await;
     });
     drop(sources);
-    for (name, pool) in [("the pool", &streams), ("the small pool", &small)] {
+    close(&pools, &gentle, tally);
+    if let Means::Conn(conn) = &conns[0].0.means {
+        conn.close();
+        assert_eq!(conn.state(), ConnectivityState::Shutdown, "closed");
+    }
+}
+
+async fn all_come_through(sources: &[Source], tally: &Tally) {
+    for source in sources {
+        let start = Instant::now();
+        while !source.comes_through().await {
+            if start.elapsed() > PATIENCE {
+                tally.violation(format!("{}: not well {PATIENCE:?} after the faults", source.name));
+                break;
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+/// Has each connection carry as many calls as it must.
+async fn fill(conns: &[(Source, usize)], tally: &Tally) {
+    // The last resets arrive.
+    sleep(Duration::from_millis(200)).await;
+    for (Source { name, means, .. }, limit) in conns {
+        let Means::Conn(conn) = means else { continue };
+        let answered = load::fill(conn, *limit, PATIENCE).await;
+        if answered < *limit {
+            tally.violation(format!("{name}: only {answered} calls of {limit} at once are answered"));
+        }
+    }
+}
+
+/// Looks for streams that are counted yet. Then some pools are closed; the others are dropped.
+fn close(pools: &Pools, gentle: &GentlePools, tally: &Tally) {
+    let Pools { streams, small, bounded, .. } = pools;
+    for (name, pool) in
+        [("the pool", streams), ("the small pool", small), ("the gentle pool", &gentle.streams)]
+    {
         let taken = |stats: StreamPoolStats| {
             stats.addresses.iter().map(|address| address.streams() + address.waiting).sum::<usize>()
         };
@@ -191,13 +234,10 @@ fn soak(world: &Runtime, client: &Runtime, places: &[Place], minutes: f64, seed:
             tally.violation(format!("{name} counts streams when no call is left: {:?}", pool.stats()));
         }
     }
-    // Some are closed, the others dropped.
     bounded.close();
     small.close();
-    conns[0].close();
-    assert_eq!(conns[0].state(), ConnectivityState::Shutdown, "closed");
     let open = |pool: &StreamPool| pool.stats().addresses.iter().map(|address| address.open).sum::<usize>();
-    if left_over(|| bounded.stats().open + open(&small)) > 0 {
+    if left_over(|| bounded.stats().open + open(small)) > 0 {
         tally.violation(format!("open after close: {:?} {:?}", bounded.stats(), small.stats()));
     }
 }

@@ -26,6 +26,8 @@ pub(crate) enum Manner {
 
 #[derive(Clone, Copy, Debug)]
 struct Order {
+    /// Where new connections go.
+    to: SocketAddr,
     manner: Manner,
     /// Stepped to cut all connections.
     cuts: u64,
@@ -43,9 +45,13 @@ impl Proxy {
     pub(crate) async fn start(to: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let addr = listener.local_addr()?;
-        let orders = watch::Sender::new(Order { manner: Manner::Pass, cuts: 0, with_reset: false });
-        tokio::spawn(listen(listener, addr, to, orders.subscribe()));
+        let orders = watch::Sender::new(Order { to, manner: Manner::Pass, cuts: 0, with_reset: false });
+        tokio::spawn(listen(listener, addr, orders.subscribe()));
         Ok(Proxy { addr, orders })
+    }
+
+    pub(crate) fn lead_to(&self, to: SocketAddr) {
+        self.orders.send_modify(|order| order.to = to);
     }
 
     pub(crate) fn behave(&self, manner: Manner) {
@@ -75,12 +81,7 @@ pub(crate) async fn bind(addr: SocketAddr) -> TcpListener {
     }
 }
 
-async fn listen(
-    mut listener: TcpListener,
-    addr: SocketAddr,
-    to: SocketAddr,
-    mut orders: watch::Receiver<Order>,
-) {
+async fn listen(mut listener: TcpListener, addr: SocketAddr, mut orders: watch::Receiver<Order>) {
     loop {
         if orders.borrow_and_update().manner == Manner::Refuse {
             drop(listener);
@@ -91,15 +92,15 @@ async fn listen(
         }
         tokio::select! {
             accepted = listener.accept() => if let Ok((client, _)) = accepted {
-                tokio::spawn(relay(client, to, orders.clone()));
+                tokio::spawn(relay(client, orders.clone()));
             },
             changed = orders.changed() => if changed.is_err() { return },
         }
     }
 }
 
-async fn relay(mut client: TcpStream, to: SocketAddr, mut orders: watch::Receiver<Order>) {
-    let cuts = orders.borrow_and_update().cuts;
+async fn relay(mut client: TcpStream, mut orders: watch::Receiver<Order>) {
+    let Order { to, cuts, .. } = *orders.borrow_and_update();
     // A server that is down: the client sees its connection close.
     let Ok(mut server) = TcpStream::connect(to).await else { return };
     let with_reset = {
@@ -149,7 +150,10 @@ async fn copy(
         }
         let piece = if manner == Manner::Drip { 50 } else { buf.len() };
         for bytes in buf[..read].chunks(piece) {
-            to.write_all(bytes).await?;
+            // Who does not listen any more may have said something before: the other direction ends the connection.
+            if to.write_all(bytes).await.is_err() {
+                return Ok(());
+            }
             if manner == Manner::Drip && orders.borrow().manner == Manner::Drip {
                 sleep(Duration::from_millis(5)).await;
             }

@@ -1,130 +1,54 @@
-//! A greeter that can die as a process does, and come back on the same port.
+//! A server that can die as a process does, and come back on the same port, or have a successor on another.
 
-use std::net::SocketAddr;
-use std::pin::Pin;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use cenote_proto::greeter_server::{Greeter, GreeterServer};
-use cenote_proto::{HelloReply, HelloRequest, StreamHelloRequest};
+use cenote_proto::greeter_server::GreeterServer;
 use tokio::runtime::Runtime;
-use tokio::sync::{Mutex, mpsc, oneshot};
-use tokio::time::sleep;
-use tokio_stream::Stream;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::{Mutex, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
-use tonic::{Request, Response, Status, Streaming};
 
+use crate::greeter::Greeting;
 use crate::proxy;
-
-/// Streams that run on all servers together.
-static RUNNING: AtomicUsize = AtomicUsize::new(0);
-
-pub(crate) fn running() -> usize {
-    RUNNING.load(Ordering::SeqCst)
-}
-
-struct Running;
-
-impl Running {
-    fn begin() -> Self {
-        RUNNING.fetch_add(1, Ordering::SeqCst);
-        Running
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        RUNNING.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-struct Greeting;
-
-type Replies = Pin<Box<dyn Stream<Item = Result<HelloReply, Status>> + Send>>;
-
-fn greet(name: &str) -> HelloReply {
-    HelloReply { message: format!("hello, {name}") }
-}
-
-#[tonic::async_trait]
-impl Greeter for Greeting {
-    async fn say_hello(&self, request: Request<HelloRequest>) -> Result<Response<HelloReply>, Status> {
-        let _running = Running::begin();
-        let HelloRequest { name, delay_ms } = request.into_inner();
-        if delay_ms > 0 {
-            sleep(Duration::from_millis(delay_ms.into())).await;
-        }
-        Ok(Response::new(greet(&name)))
-    }
-
-    type StreamHelloStream = Replies;
-
-    async fn stream_hello(&self, request: Request<StreamHelloRequest>) -> Result<Response<Replies>, Status> {
-        let running = Running::begin();
-        let StreamHelloRequest { name, count, pause_ms } = request.into_inner();
-        let (send, receive) = mpsc::channel(1);
-        tokio::spawn(async move {
-            let _running = running;
-            for _ in 0..count {
-                if send.send(Ok(greet(&name))).await.is_err() {
-                    return;
-                }
-                tokio::select! {
-                    () = sleep(Duration::from_millis(pause_ms.into())) => {}
-                    () = send.closed() => return,
-                }
-            }
-        });
-        Ok(Response::new(Box::pin(ReceiverStream::new(receive))))
-    }
-
-    type ChatStream = Replies;
-
-    async fn chat(&self, request: Request<Streaming<HelloRequest>>) -> Result<Response<Replies>, Status> {
-        let running = Running::begin();
-        let mut names = request.into_inner();
-        let (send, receive) = mpsc::channel(1);
-        tokio::spawn(async move {
-            let _running = running;
-            // A client's reset ends this, too.
-            while let Ok(Some(HelloRequest { name, .. })) = names.message().await {
-                if send.send(Ok(greet(&name))).await.is_err() {
-                    return;
-                }
-            }
-        });
-        Ok(Response::new(Box::pin(ReceiverStream::new(receive))))
-    }
-}
 
 /// How a server is set up.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Setup {
     pub(crate) max_streams: Option<u32>,
-    /// With the grace after it.
-    pub(crate) max_age: Option<(Duration, Duration)>,
+    pub(crate) max_age: Option<Duration>,
+    /// After the age. With one tonic 0.14.9 sends no GOAWAY, but cuts the connection after it.
+    pub(crate) grace: Option<Duration>,
 }
 
+/// A server that runs.
 struct Life {
     runtime: Runtime,
     take_leave: Option<oneshot::Sender<()>>,
+    /// Ends with the last connection, after the leave.
+    served: JoinHandle<()>,
 }
 
 /// A server, or the place of one.
 #[derive(Clone)]
 pub(crate) struct Backend {
     pub(crate) addr: SocketAddr,
+    greeting: Greeting,
     life: Arc<Mutex<Option<Life>>>,
 }
 
 impl Backend {
-    pub(crate) async fn start() -> Self {
+    pub(crate) async fn start(greeting: Greeting) -> Self {
         // Port 0 once; later lives are on the port that this one got.
-        let (life, addr) = live("127.0.0.1:0".parse().expect("an address"), Setup::default()).await;
-        Backend { addr, life: Arc::new(Mutex::new(Some(life))) }
+        let (life, addr) = live(greeting.clone(), ANY_PORT, Setup::default()).await;
+        Backend { addr, greeting, life: Arc::new(Mutex::new(Some(life))) }
+    }
+
+    pub(crate) fn place(&self) -> usize {
+        self.greeting.place
     }
 
     /// As kill -9 does; `down` later there is another. Those who come meanwhile wait for their turn.
@@ -134,7 +58,7 @@ impl Backend {
             end(life).await;
         }
         sleep(down).await;
-        *life = Some(self::live(self.addr, setup).await.0);
+        *life = Some(live(self.greeting.clone(), self.addr, setup).await.0);
     }
 
     /// GOAWAY to all, and no new connections; open streams may end until somebody restarts it.
@@ -143,14 +67,38 @@ impl Backend {
             let _ = take_leave.send(());
         }
     }
+
+    /// Another server takes over, at another address, and this one is left to its connections.
+    pub(crate) async fn succeed(&self, setup: Setup) -> (Leaving, SocketAddr) {
+        let (life, addr) = live(self.greeting.clone(), ANY_PORT, setup).await;
+        (Leaving(self.life.lock().await.replace(life)), addr)
+    }
 }
+
+/// A server that has a successor.
+pub(crate) struct Leaving(Option<Life>);
+
+impl Leaving {
+    /// GOAWAY to all; true if its last connection was gone within this time.
+    pub(crate) async fn take_leave(self, patience: Duration) -> bool {
+        let Some(mut life) = self.0 else { return true };
+        if let Some(take_leave) = life.take_leave.take() {
+            let _ = take_leave.send(());
+        }
+        let is_gone = timeout(patience, &mut life.served).await.is_ok();
+        end(life).await;
+        is_gone
+    }
+}
+
+const ANY_PORT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 async fn end(life: Life) {
     let ended = tokio::task::spawn_blocking(move || life.runtime.shutdown_timeout(Duration::from_secs(5)));
     ended.await.expect("a runtime ends");
 }
 
-async fn live(addr: SocketAddr, setup: Setup) -> (Life, SocketAddr) {
+async fn live(greeting: Greeting, addr: SocketAddr, setup: Setup) -> (Life, SocketAddr) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("server")
@@ -160,10 +108,13 @@ async fn live(addr: SocketAddr, setup: Setup) -> (Life, SocketAddr) {
     let (tell, told) = oneshot::channel();
     let (take_leave, leave) = oneshot::channel();
     let mut server = Server::builder().max_concurrent_streams(setup.max_streams);
-    if let Some((age, grace)) = setup.max_age {
-        server = server.max_connection_age(age).max_connection_age_grace(grace);
+    if let Some(age) = setup.max_age {
+        server = server.max_connection_age(age);
     }
-    runtime.spawn(async move {
+    if let Some(grace) = setup.grace {
+        server = server.max_connection_age_grace(grace);
+    }
+    let served = runtime.spawn(async move {
         let listener = proxy::bind(addr).await;
         let _ = tell.send(listener.local_addr().expect("a bound socket has an address"));
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
@@ -172,9 +123,9 @@ async fn live(addr: SocketAddr, setup: Setup) -> (Life, SocketAddr) {
                 std::future::pending().await
             }
         };
-        let greeter = GreeterServer::new(Greeting);
+        let greeter = GreeterServer::new(greeting);
         let _ = server.add_service(greeter).serve_with_incoming_shutdown(incoming, leave).await;
     });
     let addr = told.await.expect("the server is bound");
-    (Life { runtime, take_leave: Some(take_leave) }, addr)
+    (Life { runtime, take_leave: Some(take_leave), served }, addr)
 }

@@ -1,0 +1,97 @@
+//! The pools that calls go through.
+
+use std::time::Duration;
+
+use cenote::grpc::{Addresses, ClientPool, ClientPoolBuilder, StreamPool};
+
+use crate::LARGE;
+use crate::closing::Closer;
+use crate::conns::keepalive;
+use crate::source::{Means, Source};
+
+const CONNECT: Duration = Duration::from_secs(2);
+
+fn of_one(target: &str) -> ClientPoolBuilder {
+    ClientPool::builder(target).connect_timeout(CONNECT).keepalive(keepalive())
+}
+
+/// To the servers that all kinds of things happen to.
+pub(crate) struct Pools {
+    pub(crate) pool: ClientPool,
+    pub(crate) bounded: ClientPool,
+    pub(crate) streams: StreamPool,
+    pub(crate) small: StreamPool,
+}
+
+impl Pools {
+    pub(crate) fn new(targets: &[String]) -> Self {
+        let streams = StreamPool::builder().connect_timeout(CONNECT).keepalive(keepalive());
+        let small = streams.clone().size(3).ttl(Duration::from_secs(3)).max_streams(4);
+        Pools {
+            pool: of_one(&targets[0]).build().expect("valid"),
+            bounded: of_one(&targets[0]).max_connections(2).build().expect("valid"),
+            streams: streams.build().expect("valid"),
+            small: small.build().expect("valid"),
+        }
+    }
+
+    /// On a runtime.
+    pub(crate) fn sources(&self, targets: &[String]) -> Vec<Source> {
+        let channel = |pool: &StreamPool, target: &str| Means::Channel(pool.channel(target).expect("valid"));
+        let leases = |pool: &StreamPool| Means::Leases(pool.clone(), targets.to_vec());
+        let balanced = self.streams.balance(Addresses::list(targets.to_vec()));
+        vec![
+            Source::new("by ClientPool", Means::Pool(self.pool.clone())),
+            Source::new("by ClientPool, at most 2", Means::Pool(self.bounded.clone())),
+            Source::new("by StreamPool, leases", leases(&self.streams)),
+            Source::new("by StreamPool, leases", leases(&self.small)),
+            Source::new("by StreamPool, channel", channel(&self.streams, &targets[1])),
+            Source::new("by StreamPool, channel", channel(&self.small, &targets[2])),
+            Source::new("by StreamPool, balance", Means::Balanced(balanced)),
+            Source::new("by one that is made anew", Means::ShortLived(targets.to_vec())),
+        ]
+    }
+
+    pub(crate) fn closer(&self, targets: &[String]) -> Closer {
+        let pool = self.pool.clone();
+        Closer { name: "closed", gentle: false, targets: targets.to_vec(), pool, grace: Duration::ZERO }
+    }
+}
+
+/// To the server that does no worse than take leave.
+pub(crate) struct GentlePools {
+    pub(crate) pool: ClientPool,
+    pub(crate) bounded: ClientPool,
+    pub(crate) streams: StreamPool,
+}
+
+/// How long the calls of its pools may go on after a close.
+const GRACE: Duration = Duration::from_millis(200);
+
+impl GentlePools {
+    pub(crate) fn new(target: &str) -> Self {
+        // A call can be sent again, however large it is.
+        let pool = of_one(target).resend_buffer(LARGE);
+        let streams = StreamPool::builder().connect_timeout(CONNECT).keepalive(keepalive());
+        let streams = streams.resend_buffer(LARGE).ttl(Duration::from_secs(3));
+        GentlePools {
+            pool: pool.clone().close_grace(GRACE).build().expect("valid"),
+            bounded: pool.max_connections(2).build().expect("valid"),
+            streams: streams.build().expect("valid"),
+        }
+    }
+
+    pub(crate) fn sources(&self, target: &str) -> Vec<Source> {
+        let leases = Means::Leases(self.streams.clone(), vec![target.to_owned()]);
+        vec![
+            Source::gentle("gentle, by ClientPool", Means::Pool(self.pool.clone())),
+            Source::gentle("gentle, ClientPool of 2", Means::Pool(self.bounded.clone())),
+            Source::gentle("gentle, by StreamPool", leases),
+        ]
+    }
+
+    pub(crate) fn closer(&self, target: &str) -> Closer {
+        let (targets, pool) = (vec![target.to_owned()], self.pool.clone());
+        Closer { name: "gentle, closed", gentle: true, targets, pool, grace: GRACE }
+    }
+}
