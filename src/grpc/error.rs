@@ -374,3 +374,77 @@ impl fmt::Display for CallPhase {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    /// As hyper has it: with h2's error as its source.
+    #[derive(Debug)]
+    struct Around(h2::Error);
+
+    impl fmt::Display for Around {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("http2 error")
+        }
+    }
+
+    impl StdError for Around {
+        fn source(&self) -> Option<&(dyn StdError + 'static)> {
+            Some(&self.0)
+        }
+    }
+
+    /// What h2 tells of a stream that the peer resets with this code. It has no constructor for it.
+    async fn reset_with(code: u32) -> Around {
+        let (ours, theirs) = tokio::io::duplex(1 << 16);
+        tokio::spawn(async move {
+            let mut server = h2::server::handshake(theirs).await.unwrap();
+            while let Some(Ok((_, mut response))) = server.accept().await {
+                response.send_reset(h2::Reason::from(code));
+            }
+        });
+        let (client, connection) = h2::client::handshake(ours).await.unwrap();
+        tokio::spawn(connection);
+        let request = http::Request::new(());
+        let (response, _) = client.ready().await.unwrap().send_request(request, true).unwrap();
+        Around(response.await.unwrap_err())
+    }
+
+    #[tokio::test]
+    async fn a_reset_has_the_code_that_grpc_prescribes_for_it() {
+        for (code, expected) in [
+            (h2::Reason::NO_ERROR, Code::Internal),
+            (h2::Reason::PROTOCOL_ERROR, Code::Internal),
+            (h2::Reason::INTERNAL_ERROR, Code::Internal),
+            (h2::Reason::FLOW_CONTROL_ERROR, Code::Internal),
+            (h2::Reason::SETTINGS_TIMEOUT, Code::Internal),
+            (h2::Reason::FRAME_SIZE_ERROR, Code::Internal),
+            (h2::Reason::REFUSED_STREAM, Code::Unavailable),
+            (h2::Reason::CANCEL, Code::Cancelled),
+            (h2::Reason::COMPRESSION_ERROR, Code::Internal),
+            (h2::Reason::CONNECT_ERROR, Code::Internal),
+            (h2::Reason::ENHANCE_YOUR_CALM, Code::ResourceExhausted),
+            (h2::Reason::INADEQUATE_SECURITY, Code::PermissionDenied),
+            // Not in the table: what is left.
+            (h2::Reason::STREAM_CLOSED, Code::Internal),
+            (h2::Reason::HTTP_1_1_REQUIRED, Code::Internal),
+            (h2::Reason::from(0xbad), Code::Internal),
+        ] {
+            let error = reset_with(code.into()).await;
+            assert_eq!(error.0.reason(), Some(code));
+            assert_eq!(interrupted_code(&error), expected, "{code:?}");
+        }
+    }
+
+    #[test]
+    fn a_connection_that_is_lost_is_unavailable_whatever_the_reason() {
+        let io = io::Error::from(io::ErrorKind::ConnectionReset);
+        assert_eq!(interrupted_code(&io), Code::Unavailable);
+        // An error of the connection: no stream was reset with it.
+        let reason = Around(h2::Error::from(h2::Reason::ENHANCE_YOUR_CALM));
+        assert_eq!(interrupted_code(&reason), Code::Unavailable);
+    }
+}

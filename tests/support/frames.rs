@@ -204,6 +204,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
+    /// Reads on to the reset of a stream: which, and why. Panics if another stream begins before it.
+    pub async fn until_reset(&mut self) -> (u32, u32) {
+        loop {
+            let frame = self.read().await.expect("a reset");
+            assert_ne!(frame.kind, HEADERS, "{frame:?} before any reset");
+            if frame.kind == RST_STREAM {
+                return (frame.stream, u32::from_be_bytes(frame.payload.try_into().unwrap()));
+            }
+        }
+    }
+
+    /// Lets the client send so many bytes more, on all streams together.
+    pub async fn widen(&mut self, bytes: u32) {
+        self.write(WINDOW_UPDATE, 0, 0, &bytes.to_be_bytes()).await;
+    }
+
     /// A gRPC response with one message: an encoded `HelloReply`.
     pub async fn answer(&mut self, stream: u32, text: &str) {
         self.answer_head(stream).await;

@@ -84,6 +84,27 @@ impl tower::Service<http::Uri> for PipeConnector {
     }
 }
 
+/// By another name than `in.memory`.
+pub fn in_memory_for(target: &str) -> (ClientConnBuilder, Pipes) {
+    let (server, dialled) = mpsc::unbounded_channel();
+    let connector = PipeConnector { server, capacity: 64 << 10 };
+    (ClientConn::builder(target).connector(connector), Pipes(dialled))
+}
+
+/// With a dial that takes so long.
+pub fn in_memory_after(delay: Duration) -> (ClientConnBuilder, Pipes) {
+    let (server, dialled) = mpsc::unbounded_channel();
+    let pipes = PipeConnector { server, capacity: 64 << 10 };
+    let connector = tower::service_fn(move |uri| {
+        let mut pipes = pipes.clone();
+        async move {
+            tokio::time::sleep(delay).await;
+            tower::Service::call(&mut pipes, uri).await
+        }
+    });
+    (ClientConn::builder("in.memory:1").connector(connector), Pipes(dialled))
+}
+
 /// Waits until the client has closed its end.
 pub async fn hung_up(end: &mut DuplexStream) {
     timeout(FOREVER, tokio::io::copy(end, &mut tokio::io::sink())).await.expect("a close").unwrap();

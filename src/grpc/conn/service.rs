@@ -388,9 +388,14 @@ impl Live {
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
             return Poll::Ready(match frame {
                 Some(frame) => Some(frame.map_err(|error| self.broke_off(Arc::new(error)))),
-                // hyper takes a stream that was reset with NO_ERROR for one that has ended.
+                // hyper takes a stream that was reset with NO_ERROR for one that has ended, and so one that a GOAWAY of that
+                // code leaves out: then it is the connection that was lost.
                 None if !self.body.is_end_stream() => {
-                    Some(Err(self.broke_off(Arc::new(h2::Error::from(h2::Reason::NO_ERROR)))))
+                    let error: Cause = match self.call.link.end() {
+                        None => Arc::new(h2::Error::from(h2::Reason::NO_ERROR)),
+                        Some(end) => Arc::new(end),
+                    };
+                    Some(Err(self.broke_off(error)))
                 }
                 None => None,
             });

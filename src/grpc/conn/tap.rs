@@ -119,11 +119,14 @@ impl Link {
 
     /// Why a link is no good any more that never came to be used.
     pub(crate) fn why_closed(&self) -> io::Error {
-        match self.end.get() {
-            Some(end) => copy(end),
-            // It was hyper that closed it, without a word to us, over what it had read.
-            None => io::Error::new(io::ErrorKind::InvalidData, "what the server sent is not HTTP/2"),
-        }
+        // Or it was hyper that closed it, without a word to us, over what it had read.
+        let not_http2 = || io::Error::new(io::ErrorKind::InvalidData, "what the server sent is not HTTP/2");
+        self.end().unwrap_or_else(not_http2)
+    }
+
+    /// What the server's part of it ended with, if that has: see the field.
+    pub(super) fn end(&self) -> Option<io::Error> {
+        self.end.get().map(copy)
     }
 
     pub(crate) fn phase(&self) -> LinkPhase {
