@@ -6,7 +6,7 @@
 //! may say how many streams it carries, and GOAWAY.
 //!
 //! It counts the ends of answers, too, and keeps to what the [`Pace`] allows: what came behind the last of them is hyper's in the
-//! next pace.
+//! next round. And of what goes out it counts the heads of requests, so that a call that breaks off can know whether its own has left.
 //!
 //! The tap also is the one place that can end a socket whatever hyper is waiting for: [`Link::kill`] makes
 //! each read and write fail from then on, hyper gives up the connection, and the socket closes.
@@ -65,7 +65,7 @@ pub(crate) struct Link {
     killed: AtomicBool,
     /// Whether the connection was closed with a grace, at whose end this is killed.
     doomed: AtomicBool,
-    /// The task that polls the socket, for `kill`. hyper polls reading and writing from one task.
+    /// The task that polls the socket, for `kill` and for the end of the last call. hyper polls reading and writing from one task.
     waker: AtomicWaker,
     /// Calls that run on this socket or wait for a slot of it, up to the end of their response bodies. Raised under the
     /// owner's lock, so that under it a zero stays zero.
@@ -274,6 +274,7 @@ impl Link {
         self.drain(&why);
     }
 
+    /// No new calls from here on.
     fn drain(&self, why: &str) {
         if self.advance(LinkPhase::Draining) {
             // The pool may open another socket now, while this one's calls run out.
