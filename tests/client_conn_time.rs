@@ -99,6 +99,22 @@ async fn half_an_hour_without_a_call_ends_the_attempts_of_one_that_cannot_connec
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_whose_attempt_takes_longer_than_the_idle_timeout_is_told_what_that_came_to() {
+    let (builder, mut server) = in_memory();
+    let conn = builder.idle_timeout(10 * SECOND).connect_timeout(20 * SECOND).build().unwrap();
+    let states = States::of(&conn);
+    let start = Instant::now();
+    let waiting = call(&conn, hello("ada"));
+    let _mute = server.dialled().await;
+    let status = failure(waiting).await;
+    assert_about(start.elapsed(), 20 * SECOND);
+    assert_eq!(dial_failure(&status).0, cenote::grpc::DialPhase::Settings);
+    assert_eq!(conn.state(), TransientFailure);
+    sleep(MINUTE).await;
+    assert_eq!(states.seen(), [Idle, Connecting, TransientFailure, Idle]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_that_is_connected_and_never_used_is_idle_after_the_same_time() {
     let (builder, mut server) = in_memory();
     let conn = builder.idle_timeout(MINUTE).build().unwrap();

@@ -65,10 +65,6 @@ pub(super) fn run(owner: &Arc<Shared>, settings: Arc<Settings>) -> impl Future<O
                             Err(error) => error,
                         };
                         let Some(owner) = guard.owner.upgrade() else { return };
-                        // To Idle, by the guard.
-                        if settings.tuning.idle_timeout.is_some_and(|timeout| owner.is_unwanted(timeout)) {
-                            return;
-                        }
                         // Before the failure is told: who hears of it and asks for a retry at once is heard.
                         let retry_now = retry_now.notified();
                         tokio::pin!(retry_now);
@@ -77,7 +73,15 @@ pub(super) fn run(owner: &Arc<Shared>, settings: Arc<Settings>) -> impl Future<O
                         drop(owner);
                         tokio::select! {
                             () = sleep(pause) => {}
-                            () = retry_now => pauses.reset(),
+                            () = retry_now => {
+                                pauses.reset();
+                                continue;
+                            }
+                        }
+                        let Some(owner) = guard.owner.upgrade() else { return };
+                        // To Idle, by the guard.
+                        if settings.tuning.idle_timeout.is_some_and(|timeout| owner.is_unwanted(timeout)) {
+                            return;
                         }
                     }
                 }
@@ -295,9 +299,14 @@ async fn attempt(
     }
     let (send, conn, health, verdict) = result?;
     let owner = owner.upgrade().ok_or(Error::Closed)?;
-    owner.connected(Transport { send, link: Arc::clone(&link) }, verdict.clone())?;
-    if let Some(pooled) = pooled {
-        link.take_place(pooled.place.take());
+    let mut no_place = None;
+    let place = pooled.map_or(&mut no_place, |pooled| &mut pooled.place);
+    // Before others may see the link.
+    link.swap_place(place);
+    if let Err(missed) = owner.connected(Transport { send, link: Arc::clone(&link) }, verdict.clone()) {
+        // For another attempt.
+        link.swap_place(place);
+        return Err(missed);
     }
     cut.disarm();
     tokio::spawn(drive(conn, link, Arc::clone(settings), health, news));
@@ -336,7 +345,9 @@ async fn establish(
     let io = connect(settings, learned, progress).await?;
     progress.at(DialPhase::Settings);
     let pace = Pace::new();
-    let tap = Tap::new(io, Arc::clone(link), Arc::clone(&pace), group.map(OpenSocket::new));
+    let io_is_system = settings.tls.is_none() && settings.tuning.connector.is_none();
+    let open = group.map(OpenSocket::new);
+    let tap = Tap::new(io, io_is_system, Arc::clone(link), Arc::clone(&pace), open);
     let futures = Futures::new();
     let mut builder = http2::Builder::new(futures.clone());
     builder.timer(TokioTimer::new());

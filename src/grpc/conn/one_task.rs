@@ -13,7 +13,7 @@
 //!
 //! When the requests' part is over, because the server took leave or nobody can send any more, it is kept up to the end of the
 //! last call: hyper's keepalive counts the holders of its state, takes the last of the streams for that part, and would
-//! not ping for it any more.
+//! not ping for it any more. But requests that it has, and has not begun, come back only when it is dropped: these go first.
 //!
 //! The socket's part has a [waker](Knock) of its own: the requests' part wakes it with each request, and as the task's waker
 //! that would have the runtime poll the task once more, on whichever worker, for what this poll is about to do.
@@ -186,7 +186,7 @@ impl Future for OneTask {
             this.poll_socket();
         }
         // hyper hears of the drop, and says goodbye.
-        if this.over.is_some() && this.link.is_vacant() {
+        if this.over.is_some() && (this.link.is_vacant() || this.link.has_unbegun()) {
             this.over = None;
         }
         if this.knock.0.end() && this.socket.is_some() {
@@ -270,6 +270,7 @@ mod tests {
         task: OneTask,
         send: SendRequest<RequestBody>,
         server: DuplexStream,
+        link: Arc<Link>,
         writes: Arc<Mutex<Vec<Vec<u8>>>>,
         broken: Arc<AtomicBool>,
         wakes: Arc<Wakes>,
@@ -285,10 +286,10 @@ mod tests {
             let (pace, futures) = (Pace::new(), Futures::new());
             let io: BoxedIo = Box::new(wire);
             let link = Link::new(0, Weak::new());
-            let tap = Tap::new(io, Arc::clone(&link), Arc::clone(&pace), None);
+            let tap = Tap::new(io, true, Arc::clone(&link), Arc::clone(&pace), None);
             let (send, conn) = Builder::new(futures.clone()).handshake(TokioIo::new(tap)).await.unwrap();
-            let task = OneTask::new(conn, futures, pace, link);
-            let mut rig = Rig { task, send, server, writes, broken, wakes: Arc::default() };
+            let task = OneTask::new(conn, futures, pace, Arc::clone(&link));
+            let mut rig = Rig { task, send, server, link, writes, broken, wakes: Arc::default() };
             while rig.poll() > 0 {}
             rig.writes.lock().clear();
             rig
@@ -319,7 +320,8 @@ mod tests {
         ) -> impl Future<Output = hyper::Result<u16>> + use<> {
             let frames = messages.iter().map(|data| Ok::<_, tonic::Status>(Frame::data(Bytes::from(*data))));
             let body = Body::new(StreamBody::new(tokio_stream::iter(frames)));
-            let (_, body) = CallBody::new(body, 0);
+            let (_, mut body) = CallBody::new(body, 0);
+            body.goes_on(&self.link);
             let mut request = http::Request::post("http://server/call").body(body).unwrap();
             if let Some(header) = header {
                 let mut value = http::HeaderValue::try_from(header).unwrap();
@@ -435,6 +437,31 @@ mod tests {
             assert!(woken > 0 || calls.is_empty(), "{} calls wait for what has been read", calls.len());
         }
         assert_eq!(answered, [ANSWERS as usize, ANSWERS as usize, 5]);
+    }
+
+    /// Two calls that are counted, with a limit of two streams; the second is taken in the poll that hears of a GOAWAY without it,
+    /// or after.
+    #[tokio::test]
+    async fn a_request_that_a_goaway_finds_unbegun_comes_back_while_another_call_goes_on() {
+        for queued in [false, true] {
+            let mut rig = Rig::new().await;
+            rig.server.write_all(&[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 2]).await.unwrap();
+            while rig.poll() > 0 {}
+            (0..2).for_each(|_| rig.link.begin_call());
+            let mut open = Box::pin(rig.call(&[b"one"]));
+            while rig.poll() > 0 {}
+            rig.server.write_all(&[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0]).await.unwrap();
+            if queued {
+                while rig.poll() > 0 {}
+            }
+            let mut late = Box::pin(rig.call(&[b"two"]));
+            for _ in 0..5 {
+                rig.poll();
+                others().await;
+            }
+            assert!((&mut late).now_or_never().expect("an answer").is_err(), "queued: {queued}");
+            assert!((&mut open).now_or_never().is_none(), "queued: {queued}");
+        }
     }
 
     #[tokio::test]

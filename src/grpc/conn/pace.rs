@@ -52,6 +52,11 @@ impl Pace {
         self.answers.store(limit, Ordering::Relaxed);
     }
 
+    /// Whether this round has a limit.
+    pub(super) fn is_limited(&self) -> bool {
+        self.answers.load(Ordering::Relaxed) <= ANSWERS
+    }
+
     /// From the next round on; whether it was limited until now.
     pub(super) fn lift(&self) -> bool {
         !self.lifted.swap(true, Ordering::Relaxed)

@@ -31,7 +31,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use tonic::body::Body;
 
 use super::tap::Link;
-use crate::primitive::atomic::{AtomicU32, Ordering};
+use crate::primitive::atomic::{AtomicBool, AtomicU32, Ordering};
 use crate::primitive::{Arc, Mutex};
 
 /// What the attempts of one call share.
@@ -89,6 +89,10 @@ pub(super) struct RequestBody {
     attempt: u32,
     /// Where it goes, for the number of its stream.
     link: Option<Arc<Link>>,
+    /// Whether hyper has begun its stream.
+    numbered: AtomicBool,
+    /// Whether hyper has asked for a frame.
+    begun: bool,
     /// Frames that this attempt has sent.
     position: usize,
 }
@@ -110,7 +114,14 @@ impl CallBody {
             sender: AtomicWaker::new(),
             source: Mutex::new(source),
         });
-        let first = RequestBody { call: Arc::clone(&call), attempt: 0, link: None, position: 0 };
+        let first = RequestBody {
+            call: Arc::clone(&call),
+            attempt: 0,
+            link: None,
+            numbered: AtomicBool::new(false),
+            begun: false,
+            position: 0,
+        };
         (call, first)
     }
 
@@ -120,7 +131,14 @@ impl CallBody {
         let attempt = self.attempt.load(Ordering::Acquire);
         // Relaxed: hyper gets the attempt after this, by way of a channel.
         self.stream.store(0, Ordering::Relaxed);
-        Some(RequestBody { call: Arc::clone(self), attempt, link: None, position: 0 })
+        Some(RequestBody {
+            call: Arc::clone(self),
+            attempt,
+            link: None,
+            numbered: AtomicBool::new(false),
+            begun: false,
+            position: 0,
+        })
     }
 
     /// Whether nothing of the attempt, which was on this link and which hyper has given up, has left.
@@ -215,7 +233,22 @@ impl Source {
 impl RequestBody {
     /// To be called before hyper gets it.
     pub(super) fn goes_on(&mut self, link: &Arc<Link>) {
+        link.expect_request();
         self.link = Some(Arc::clone(link));
+    }
+
+    fn begin(&mut self) {
+        if !std::mem::replace(&mut self.begun, true)
+            && let Some(link) = &self.link
+        {
+            link.request_begun();
+        }
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        self.begin();
     }
 }
 
@@ -227,6 +260,7 @@ impl HttpBody for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        self.begin();
         let call = Arc::clone(&self.call);
         let is_over = || call.attempt.load(Ordering::Acquire) != self.attempt;
         let cancelled = || Poll::Ready(Some(Err(h2::Error::from(h2::Reason::CANCEL).into())));
@@ -250,13 +284,15 @@ impl HttpBody for RequestBody {
 
     fn is_end_stream(&self) -> bool {
         let source = self.call.source.lock();
-        // Under the lock, as above. The first time that hyper asks, before it asks for any frame.
-        if self.position == 0
-            && self.call.attempt.load(Ordering::Acquire) == self.attempt
-            && self.call.stream.load(Ordering::Relaxed) == 0
-            && let Some(link) = &self.link
+        // The first time that hyper asks. Relaxed: nobody else asks.
+        if let Some(link) = &self.link
+            && !self.numbered.swap(true, Ordering::Relaxed)
         {
-            self.call.stream.store(link.next_stream(), Ordering::Relaxed);
+            let number = link.next_stream();
+            // Under the lock, as above.
+            if self.call.attempt.load(Ordering::Acquire) == self.attempt {
+                self.call.stream.store(number, Ordering::Relaxed);
+            }
         }
         source.is_at_end(self.position)
     }

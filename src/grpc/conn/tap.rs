@@ -72,9 +72,11 @@ pub(crate) struct Link {
     calls: AtomicUsize,
     /// Whether hyper takes no more requests, and waits for the last call to end.
     finished: AtomicBool,
+    /// Requests that were given to hyper, or are about to be, and of which it has asked for nothing yet.
+    unbegun: AtomicUsize,
     /// How many streams have been begun on it.
     begun: AtomicU32,
-    /// The number of the last stream whose head, or a part of that, has been written.
+    /// The highest number of a stream whose head, or the beginning of that, has been written. Trailers have an earlier one's.
     head_left: AtomicU32,
     /// Whether one of its streams is the health check's.
     watched: AtomicBool,
@@ -102,6 +104,7 @@ impl Link {
             waker: AtomicWaker::new(),
             calls: AtomicUsize::new(0),
             finished: AtomicBool::new(false),
+            unbegun: AtomicUsize::new(0),
             begun: AtomicU32::new(0),
             head_left: AtomicU32::new(0),
             watched: AtomicBool::new(false),
@@ -190,6 +193,25 @@ impl Link {
         }
     }
 
+    /// hyper is about to get a request.
+    pub(super) fn expect_request(&self) {
+        // SeqCst, as in `end_call`: who waits in `takes_no_more` for the last call is not to hold on to this one.
+        self.unbegun.fetch_add(1, Ordering::SeqCst);
+        if self.finished.load(Ordering::SeqCst) {
+            self.waker.wake();
+        }
+    }
+
+    /// hyper has begun with it, or has dropped it.
+    pub(super) fn request_begun(&self) {
+        // Relaxed: nobody waits for it.
+        self.unbegun.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn has_unbegun(&self) -> bool {
+        self.unbegun.load(Ordering::SeqCst) > 0
+    }
+
     /// The number of the stream that hyper is about to begin: a client's are 1, 3, 5 and so on.
     pub(super) fn next_stream(&self) -> u32 {
         // Relaxed, here and below: only the task that drives the connection writes these.
@@ -229,9 +251,9 @@ impl Link {
         vacant
     }
 
-    /// The socket counts among its pool's from here on.
-    pub(super) fn take_place(&self, place: Option<OwnedSemaphorePermit>) {
-        *self.place.lock() = place;
+    /// The socket counts among its pool's, or no longer does.
+    pub(super) fn swap_place(&self, place: &mut Option<OwnedSemaphorePermit>) {
+        std::mem::swap(&mut *self.place.lock(), place);
     }
 
     /// Since when no call has run; `None` while one does.
@@ -338,12 +360,20 @@ pub(crate) struct Tap<Io> {
     pace: Arc<Pace>,
     /// What a write failed with.
     failure: Option<io::Error>,
+    /// Whether `io` is the system's own socket: a write that fails has written nothing.
+    io_is_system: bool,
     /// Counts this socket among its pool's open ones.
     _open: Option<OpenSocket>,
 }
 
 impl<Io> Tap<Io> {
-    pub(super) fn new(io: Io, link: Arc<Link>, pace: Arc<Pace>, open: Option<OpenSocket>) -> Self {
+    pub(super) fn new(
+        io: Io,
+        io_is_system: bool,
+        link: Arc<Link>,
+        pace: Arc<Pace>,
+        open: Option<OpenSocket>,
+    ) -> Self {
         Tap {
             io,
             frames: FrameReader::default(),
@@ -352,6 +382,7 @@ impl<Io> Tap<Io> {
             link,
             pace,
             failure: None,
+            io_is_system,
             _open: open,
         }
     }
@@ -390,6 +421,11 @@ impl<Io: AsyncWrite + Unpin> Tap<Io> {
     ) -> Poll<io::Result<T>> {
         self.check(cx)?;
         if let Some(failure) = &self.failure {
+            if self.pace.is_limited() {
+                // Still the round in which it failed.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             return Poll::Ready(Err(copy(failure)));
         }
         let error = match ready!(write(Pin::new(&mut self.io), cx)) {
@@ -405,14 +441,26 @@ impl<Io: AsyncWrite + Unpin> Tap<Io> {
         Poll::Pending
     }
 
-    fn on_written<'b>(&mut self, bufs: impl IntoIterator<Item = &'b [u8]>, mut written: usize) {
+    /// Notes which heads have left.
+    fn on_write<'b>(
+        &mut self,
+        bufs: impl IntoIterator<Item = &'b [u8]>,
+        result: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        let mut written = match &result {
+            Poll::Ready(Ok(written)) => *written,
+            // One that is more than a system call may have failed halfway.
+            _ if self.failure.is_some() && !self.io_is_system => usize::MAX,
+            _ => 0,
+        };
         for buf in bufs {
             let part = &buf[..written.min(buf.len())];
             written -= part.len();
             if let Some(stream) = self.heads.read(part) {
-                self.link.head_left.store(stream, Ordering::Relaxed);
+                self.link.head_left.fetch_max(stream, Ordering::Relaxed);
             }
         }
+        result
     }
 }
 
@@ -475,9 +523,8 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Tap<Io> {
             // Without a waker: see `Pace::cork`.
             return Poll::Pending;
         }
-        let written = ready!(self.write(cx, |io, cx| io.poll_write(cx, buf)))?;
-        self.on_written([buf], written);
-        Poll::Ready(Ok(written))
+        let result = self.write(cx, |io, cx| io.poll_write(cx, buf));
+        self.on_write([buf], result)
     }
 
     fn poll_write_vectored(
@@ -488,9 +535,8 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Tap<Io> {
         if self.pace.keeps_back(bufs.iter().map(|buf| buf.len()).sum()) {
             return Poll::Pending;
         }
-        let written = ready!(self.write(cx, |io, cx| io.poll_write_vectored(cx, bufs)))?;
-        self.on_written(bufs.iter().map(|buf| &**buf), written);
-        Poll::Ready(Ok(written))
+        let result = self.write(cx, |io, cx| io.poll_write_vectored(cx, bufs));
+        self.on_write(bufs.iter().map(|buf| &**buf), result)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -676,9 +722,9 @@ impl Default for HeadReader {
 }
 
 impl HeadReader {
-    /// The stream of the last HEADERS frame whose own header ends in these bytes. What follows on it belongs to it.
+    /// The highest stream of the HEADERS frames whose own header ends in these bytes. What follows on it belongs to it.
     fn read(&mut self, mut bytes: &[u8]) -> Option<u32> {
-        let mut last = None;
+        let mut highest = None;
         while !bytes.is_empty() {
             if self.skip > 0 {
                 self.skip -= split_off(&mut bytes, self.skip).len();
@@ -690,13 +736,13 @@ impl HeadReader {
             if self.have == HEADER {
                 let [a, b, c, kind, _, stream @ ..] = self.head;
                 if kind == TYPE_HEADERS {
-                    last = Some(u32::from_be_bytes(stream));
+                    highest = highest.max(Some(u32::from_be_bytes(stream)));
                 }
                 self.skip = u32::from_be_bytes([0, a, b, c]) as usize;
                 self.have = 0;
             }
         }
-        last
+        highest
     }
 }
 
@@ -768,7 +814,7 @@ mod tests {
     /// All that a tap reads, a piece each time; a new round whenever it says that one is over.
     fn read_through_tap(stream: &[u8], sizes: &[usize]) -> Vec<Vec<u8>> {
         let (pace, link) = (Pace::new(), Link::new(0, Weak::new()));
-        let mut tap = Tap::new(stream, link, Arc::clone(&pace), None);
+        let mut tap = Tap::new(stream, true, link, Arc::clone(&pace), None);
         pace.begin();
         let mut rounds = vec![Vec::new()];
         for size in sizes.iter().copied().chain(std::iter::repeat(100)) {
@@ -822,20 +868,21 @@ mod tests {
             frame(0, &[TYPE_HEADERS; 40]),
             head(3),
             head(7),
+            head(1),
         ]
         .concat();
         let behind = |number: usize| stream.len() - number;
         // How much must have been written for each to have left: its frame's header.
         let left = |written: usize| match written {
-            _ if written >= behind(3) => Some(7),
-            _ if written >= behind(3 + 12) => Some(3),
-            _ if written >= behind(3 + 12 + 12 + 49) => Some(1),
+            _ if written >= behind(3 + 12) => Some(7),
+            _ if written >= behind(3 + 12 + 12) => Some(3),
+            _ if written >= behind(3 + 12 + 12 + 12 + 49) => Some(1),
             _ => None,
         };
         for piece in 1..=stream.len() {
             let (mut reader, mut last, mut written) = (HeadReader::default(), None, 0);
             for bytes in stream.chunks(piece) {
-                last = reader.read(bytes).or(last);
+                last = reader.read(bytes).max(last);
                 written += bytes.len();
                 assert_eq!(last, left(written), "after {written} in pieces of {piece}");
             }
