@@ -8,7 +8,7 @@
 //! *Left or not*: when the connection ends, or the server takes leave, hyper drops requests that it has taken and not sent, without a
 //! word. HTTP/2 numbers the streams of a connection in the order in which their requests were begun, and their heads leave in
 //! that order. hyper asks each body once, just before it begins the stream, whether it is empty: so an attempt
-//! [knows](RequestBody::is_end_stream) its stream's number, and with the number of the last head that was written
+//! [knows](RequestBody::is_end_stream) its stream's number, and with the highest number of a head that was written
 //! ([`Link::head_left`]) whether any of it has left.
 //!
 //! *Known to be the last*: a body does not say that it is over before it is asked once more. So it is asked for its second frame
@@ -23,14 +23,14 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tonic::body::Body;
 
-use super::tap::Link;
+use super::tap::{Link, LinkPhase};
 use crate::primitive::atomic::{AtomicBool, AtomicU32, Ordering};
 use crate::primitive::{Arc, Mutex};
 
@@ -141,11 +141,16 @@ impl CallBody {
         })
     }
 
-    /// Whether nothing of the attempt, which was on this link and which hyper has given up, has left.
+    /// Whether no server can have begun with the attempt, which was on this link and which hyper has given up.
     pub(super) fn has_not_left(&self, link: &Link) -> bool {
         // Relaxed: both were written by the task that gave the attempt up, and told so by way of a channel.
         let stream = self.stream.load(Ordering::Relaxed);
-        stream == 0 || link.head_left() < stream
+        if stream == 0 {
+            return true;
+        }
+        // As long as the socket is there h2 may yet open the stream, only to reset it: a head may leave, never a message. What
+        // handles a single message begins with that.
+        link.head_left() < stream && (link.phase() >= LinkPhase::Ended || self.source.lock().is_one_message())
     }
 
     /// Cancels what the attempt is still sending.
@@ -221,6 +226,12 @@ impl Source {
             // Too large, or trailers, which no gRPC client sends.
             _ => self.sent = None,
         }
+    }
+
+    /// Whether the body is one message, and that is known already.
+    fn is_one_message(&mut self) -> bool {
+        let first = self.poll_frame(0, &mut Context::from_waker(Waker::noop()));
+        matches!(first, Poll::Ready(Some(Ok(_)))) && self.is_at_end(1)
     }
 
     fn is_at_end(&self, position: usize) -> bool {
@@ -422,6 +433,15 @@ mod tests {
         again.is_end_stream();
         assert_eq!(number(&one), 5);
         assert!(one.has_not_left(&link), "no head has been written");
+
+        // A head that may leave yet is enough for some servers to begin with a stream of messages.
+        let (many, mut body) = call_of(&[b"1", b"2"], 10);
+        body.goes_on(&link);
+        assert!(many.has_not_left(&link));
+        body.is_end_stream();
+        assert!(!many.has_not_left(&link));
+        assert_eq!(next(&mut body).await.unwrap().unwrap(), "1", "the look took nothing");
+        assert_eq!(next(&mut body).await.unwrap().unwrap(), "2");
     }
 
     #[tokio::test]
