@@ -9,7 +9,8 @@
 //! word. HTTP/2 numbers the streams of a connection in the order in which their requests were begun, and their heads leave in
 //! that order. hyper asks each body once, just before it begins the stream, whether it is empty: so an attempt
 //! [knows](RequestBody::is_end_stream) its stream's number, and with the highest number of a head that was written
-//! ([`Link::head_left`]) whether any of it has left.
+//! ([`Link::head_left`]) whether any of it has left. Of a body that was never asked for no message has, whatever became of the
+//! head.
 //!
 //! *Known to be the last*: a body does not say that it is over before it is asked once more. So it is asked for its second frame
 //! along with the first, and a unary call's one message ends its stream itself, without an empty frame behind it.
@@ -41,6 +42,8 @@ pub(super) struct CallBody {
     attempt: AtomicU32,
     /// The number of that attempt's stream; 0 until hyper begins it.
     stream: AtomicU32,
+    /// Whether hyper has asked for a frame of that attempt.
+    asked: AtomicBool,
     /// The task that sends the body.
     sender: AtomicWaker,
     /// Only the attempts of this one call come here, one at a time but for the moment in which one takes over; so it may be
@@ -111,6 +114,7 @@ impl CallBody {
         let call = Arc::new(CallBody {
             attempt: AtomicU32::new(0),
             stream: AtomicU32::new(0),
+            asked: AtomicBool::new(false),
             sender: AtomicWaker::new(),
             source: Mutex::new(source),
         });
@@ -131,6 +135,7 @@ impl CallBody {
         let attempt = self.attempt.load(Ordering::Acquire);
         // Relaxed: hyper gets the attempt after this, by way of a channel.
         self.stream.store(0, Ordering::Relaxed);
+        self.asked.store(false, Ordering::Relaxed);
         Some(RequestBody {
             call: Arc::clone(self),
             attempt,
@@ -148,9 +153,14 @@ impl CallBody {
         if stream == 0 {
             return true;
         }
-        // As long as the socket is there h2 may yet open the stream, only to reset it: a head may leave, never a message. What
-        // handles a single message begins with that.
-        link.head_left() < stream && (link.phase() >= LinkPhase::Ended || self.source.lock().is_one_message())
+        let head_left = link.head_left() >= stream;
+        if head_left && self.asked.load(Ordering::Relaxed) {
+            // A message may have left, too.
+            return false;
+        }
+        // Without a head there is no message either. But as long as the socket is there h2 may yet open the stream, only to reset
+        // it: so a head may leave, or has, and never a message. What handles a single message begins with that.
+        (!head_left && link.phase() >= LinkPhase::Ended) || self.source.lock().is_one_message()
     }
 
     /// Cancels what the attempt is still sending.
@@ -277,8 +287,12 @@ impl HttpBody for RequestBody {
         let cancelled = || Poll::Ready(Some(Err(h2::Error::from(h2::Reason::CANCEL).into())));
         let mut source = call.source.lock();
         // Under the lock: the next attempt's frames are not this one's.
-        if is_over() && !source.is_at_end(self.position) {
-            return cancelled();
+        if is_over() {
+            if !source.is_at_end(self.position) {
+                return cancelled();
+            }
+        } else {
+            call.asked.store(true, Ordering::Relaxed);
         }
         if let Poll::Ready(frame) = source.poll_frame(self.position, cx) {
             self.position += 1;
@@ -442,6 +456,15 @@ mod tests {
         assert!(!many.has_not_left(&link));
         assert_eq!(next(&mut body).await.unwrap().unwrap(), "1", "the look took nothing");
         assert_eq!(next(&mut body).await.unwrap().unwrap(), "2");
+
+        // A head that has left is not, for one message that has not.
+        let (single, mut body) = call_of(&[b"1"], 10);
+        body.goes_on(&link);
+        body.is_end_stream();
+        link.wrote_head(number(&single));
+        assert!(single.has_not_left(&link));
+        next(&mut body).await;
+        assert!(!single.has_not_left(&link));
     }
 
     #[tokio::test]

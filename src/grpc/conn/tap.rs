@@ -218,6 +218,10 @@ impl Link {
         self.begun.fetch_add(1, Ordering::Relaxed).saturating_mul(2).saturating_add(1)
     }
 
+    pub(super) fn wrote_head(&self, stream: u32) {
+        self.head_left.fetch_max(stream, Ordering::Relaxed);
+    }
+
     /// See `head_left`, the field.
     pub(super) fn head_left(&self) -> u32 {
         self.head_left.load(Ordering::Relaxed)
@@ -457,7 +461,7 @@ impl<Io: AsyncWrite + Unpin> Tap<Io> {
             let part = &buf[..written.min(buf.len())];
             written -= part.len();
             if let Some(stream) = self.heads.read(part) {
-                self.link.head_left.fetch_max(stream, Ordering::Relaxed);
+                self.link.wrote_head(stream);
             }
         }
         result
