@@ -87,9 +87,10 @@ impl Tally {
         // Without the ports and numbers, which would make each its own kind.
         let text: String = status.message().chars().filter(|c| !c.is_ascii_digit()).collect();
         *counts.causes.entry(format!("{:?}: {text}", status.code())).or_default() += 1;
-        counts.broken += u64::from(circumstances.gentle && verdict::socket_broke(status));
+        let undecided = kind.starts_with("chat") && verdict::gave_up_undecided(status);
+        counts.broken += u64::from(circumstances.gentle && (undecided || verdict::socket_broke(status)));
         drop(counts);
-        if let Some(wrong) = verdict::wrong(status, circumstances) {
+        if let Some(wrong) = verdict::wrong(status, circumstances).filter(|_| !undecided) {
             self.violation(format!("{source}, {kind}: {wrong}: {status:?}"));
         }
     }

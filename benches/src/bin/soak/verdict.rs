@@ -44,3 +44,10 @@ pub(crate) fn socket_broke(status: &Status) -> bool {
     let broke = ["broken pipe", "connection reset", "bytes remaining on stream", "unexpected eof"];
     matches!(cause(status), Some(Error::Interrupted { .. })) && broke.iter().any(|broke| text.contains(broke))
 }
+
+/// Whether hyper gave the request up, at a GOAWAY, when its head may have left. For a stream of messages a server may begin with
+/// that alone, so it is not sent again.
+pub(crate) fn gave_up_undecided(status: &Status) -> bool {
+    matches!(cause(status), Some(Error::Interrupted { .. }))
+        && status.message().ends_with("runtime dropped the dispatch task")
+}
