@@ -612,27 +612,11 @@ async fn a_unix_socket_is_a_target() {
 
 mod tls {
     use cenote::grpc::TlsConfig;
-    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-    use tonic::transport::{Certificate, Identity, ServerTlsConfig};
+    use tonic::transport::{Certificate, ServerTlsConfig};
+
+    use super::support::authority::Authority;
 
     use super::*;
-
-    struct Authority(CertifiedIssuer<'static, KeyPair>);
-
-    impl Authority {
-        fn new() -> Self {
-            let mut params = CertificateParams::default();
-            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-            Authority(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
-        }
-
-        fn identity(&self, name: &str) -> Identity {
-            let key = KeyPair::generate().unwrap();
-            let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-            let certificate = params.signed_by(&key, &self.0).unwrap();
-            Identity::from_pem(certificate.pem(), key.serialize_pem())
-        }
-    }
 
     fn server(authority: &Authority, name: &str) -> TonicServer {
         let tls = ServerTlsConfig::new().identity(authority.identity(name));
@@ -651,7 +635,7 @@ mod tls {
         let authority = Authority::new();
         let server = server(&authority, "localhost");
         let target = format!("https://localhost:{}", server.addr.port());
-        let tls = TlsConfig::new().ca_certificate_pem(authority.0.pem());
+        let tls = authority.trusted();
         let conn = ClientConn::builder(target).tls(tls.clone()).build().unwrap();
         let reply = GreeterClient::new(conn).say_hello(hello("ada")).await.unwrap();
         assert_eq!(reply.into_inner().message, "tonic: hello, ada");
@@ -667,8 +651,8 @@ mod tls {
         let authority = Authority::new();
         let server = server(&authority, "localhost");
         let target = format!("https://localhost:{}", server.addr.port());
-        let wrong = TlsConfig::new().ca_certificate_pem(Authority::new().0.pem());
-        let other_name = TlsConfig::new().ca_certificate_pem(authority.0.pem()).server_name("elsewhere");
+        let wrong = Authority::new().trusted();
+        let other_name = authority.trusted().server_name("elsewhere");
         for tls in [TlsConfig::new(), wrong, other_name] {
             let conn = ClientConn::builder(&target).tls(tls).build().unwrap();
             let status = GreeterClient::new(conn.clone()).say_hello(hello("ada")).await.unwrap_err();
@@ -683,14 +667,13 @@ mod tls {
         let (authority, stranger) = (Authority::new(), Authority::new());
         let tls = ServerTlsConfig::new()
             .identity(authority.identity("localhost"))
-            .client_ca_root(Certificate::from_pem(authority.0.pem()));
+            .client_ca_root(Certificate::from_pem(authority.pem()));
         let server = TonicServer::start_with(|server| server.tls_config(tls).unwrap());
         let target = format!("https://localhost:{}", server.addr.port());
-        let trusting = || TlsConfig::new().ca_certificate_pem(authority.0.pem());
+        let trusting = || authority.trusted();
         let pem = |of: &Authority| {
-            let key = KeyPair::generate().unwrap();
-            let params = CertificateParams::new(vec!["a client".to_owned()]).unwrap();
-            (params.signed_by(&key, &of.0).unwrap().pem(), key.serialize_pem())
+            let (certificate, key) = of.issue("a client");
+            (certificate.pem(), key.serialize_pem())
         };
         let (certificate, key) = pem(&authority);
         let known = trusting().client_identity_pem(certificate, &key);

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use cenote::grpc::ConnectivityState::{Connecting, Idle, Ready, TransientFailure};
 use cenote::grpc::{DialPhase, TlsConfig};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use support::authority::Authority;
 use support::frames::{FOREVER, Wire};
 use support::hello;
 use support::memory::*;
@@ -26,39 +26,22 @@ use tonic::Status;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-struct Authority(CertifiedIssuer<'static, KeyPair>);
-
-impl Authority {
-    fn new() -> Self {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        Authority(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
-    }
-
-    /// Trusts this authority and no other.
-    fn trusted(&self) -> TlsConfig {
-        TlsConfig::new().ca_certificate_pem(self.0.pem())
-    }
-
-    /// A server of this name, which speaks these protocols.
-    fn server(&self, name: &str, protocols: &[&[u8]]) -> TlsServer {
-        let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        let certificate = params.signed_by(&key, &self.0).unwrap();
-        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-        let provider = Arc::new(ring::default_provider());
-        let certified = CertifiedKey::from_der(vec![certificate.der().clone()], key, &provider).unwrap();
-        let asked = Arc::new(Asked { certified: Arc::new(certified), names: Mutex::default() });
-        let mut config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::clone(&asked) as _);
-        // No word behind the handshake, for which a client that has closed would be an error.
-        config.send_tls13_tickets = 0;
-        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
-        TlsServer { acceptor: TlsAcceptor::from(Arc::new(config)), asked }
-    }
+/// A server of this name, which speaks these protocols.
+fn server(authority: &Authority, name: &str, protocols: &[&[u8]]) -> TlsServer {
+    let (certificate, key) = authority.issue(name);
+    let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let provider = Arc::new(ring::default_provider());
+    let certified = CertifiedKey::from_der(vec![certificate.der().clone()], key, &provider).unwrap();
+    let asked = Arc::new(Asked { certified: Arc::new(certified), names: Mutex::default() });
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::clone(&asked) as _);
+    // No word behind the handshake, for which a client that has closed would be an error.
+    config.send_tls13_tickets = 0;
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+    TlsServer { acceptor: TlsAcceptor::from(Arc::new(config)), asked }
 }
 
 struct TlsServer {
@@ -111,7 +94,7 @@ async fn the_name_that_the_server_is_asked_for_is_the_targets_host_or_the_one_th
         // RFC 6066, section 3: an address is no name.
         ("https://10.0.0.7:443", None, None),
     ] {
-        let server = authority.server(name.unwrap_or("10.0.0.7"), H2);
+        let server = server(&authority, name.unwrap_or("10.0.0.7"), H2);
         let (builder, mut pipes) = in_memory_for(target);
         let tls = set.iter().fold(authority.trusted(), |tls, name| tls.server_name(*name));
         let conn = builder.tls(tls).build().unwrap();
@@ -130,7 +113,7 @@ async fn the_name_that_the_server_is_asked_for_is_the_targets_host_or_the_one_th
 async fn a_server_that_does_not_agree_on_http_2_fails_the_dial_and_hears_nothing_of_it() {
     let authority = Authority::new();
     for protocols in [&[][..], &[&b"http/1.1"[..]]] {
-        let server = authority.server("a", protocols);
+        let server = server(&authority, "a", protocols);
         let (builder, mut pipes) = in_memory();
         let conn = builder.tls(authority.trusted().server_name("a")).build().unwrap();
         let states = States::of(&conn);
@@ -163,7 +146,7 @@ async fn a_server_that_does_not_agree_on_http_2_fails_the_dial_and_hears_nothing
 async fn a_certificate_of_another_authority_or_name_is_a_transient_failure_and_nothing_is_sent() {
     let (authority, stranger) = (Authority::new(), Authority::new());
     for (trusted, name) in [(&stranger, "a"), (&authority, "b")] {
-        let server = authority.server("a", H2);
+        let server = server(&authority, "a", H2);
         let (builder, mut pipes) = in_memory();
         let conn = builder.tls(trusted.trusted().server_name(name)).build().unwrap();
         let states = States::of(&conn);
@@ -204,7 +187,7 @@ async fn a_handshake_that_stalls_is_a_transient_failure_when_the_attempts_time_i
 #[tokio::test(start_paused = true)]
 async fn connecting_tls_and_settings_share_the_time_of_one_attempt() {
     let authority = Authority::new();
-    let server = authority.server("a", H2);
+    let server = server(&authority, "a", H2);
     let (builder, mut pipes) = in_memory_after(2 * SECOND);
     let tls = authority.trusted().server_name("a");
     let conn = builder.tls(tls).connect_timeout(5 * SECOND).build().unwrap();

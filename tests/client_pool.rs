@@ -13,7 +13,7 @@ use cenote::grpc::{
 use cenote_proto::StreamHelloRequest;
 use cenote_proto::greeter_client::GreeterClient;
 use support::frames::WELCOME_AND_GOODBYE;
-use support::memory::{dial_failure, pipes};
+use support::memory::{CAPACITY, dial_failure, pipes};
 use support::*;
 use tokio::io::AsyncWriteExt;
 use tonic::Code;
@@ -455,7 +455,7 @@ async fn an_outage_is_dialled_at_a_bounded_rate_and_all_calls_succeed_within_a_s
 async fn a_server_that_takes_leave_with_its_settings_each_time_is_one_outage() {
     // Of the socket that is lost the place comes back, too.
     for most in [None, Some(1)] {
-        let (connector, mut server) = pipes(64 << 10);
+        let (connector, mut server) = pipes(CAPACITY);
         let mut builder = ClientPool::builder("in.memory:1").connector(connector);
         if let Some(most) = most {
             builder = builder.max_connections(most);

@@ -302,40 +302,27 @@ async fn what_is_printed_for_debugging_tells_target_and_state() {
 }
 
 mod tls {
-    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-    use tonic::transport::{Certificate, ClientTlsConfig, Identity, ServerTlsConfig};
+    use tonic::transport::{Certificate, ClientTlsConfig, ServerTlsConfig};
+
+    use super::support::authority::Authority;
 
     use super::*;
 
-    struct Authority(CertifiedIssuer<'static, KeyPair>);
+    fn server(authority: &Authority) -> TonicServer {
+        let tls = ServerTlsConfig::new().identity(authority.identity("localhost"));
+        TonicServer::start_with(|server| server.tls_config(tls).unwrap())
+    }
 
-    impl Authority {
-        fn new() -> Self {
-            let mut params = CertificateParams::default();
-            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-            Authority(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
-        }
-
-        fn server(&self) -> TonicServer {
-            let key = KeyPair::generate().unwrap();
-            let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-            let certificate = params.signed_by(&key, &self.0).unwrap();
-            let tls =
-                ServerTlsConfig::new().identity(Identity::from_pem(certificate.pem(), key.serialize_pem()));
-            TonicServer::start_with(|server| server.tls_config(tls).unwrap())
-        }
-
-        fn endpoint(&self, port: u16) -> Endpoint {
-            let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(self.0.pem()));
-            endpoint(&format!("https://localhost:{port}")).tls_config(tls).unwrap()
-        }
+    fn trusting(authority: &Authority, port: u16) -> Endpoint {
+        let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(authority.pem()));
+        endpoint(&format!("https://localhost:{port}")).tls_config(tls).unwrap()
     }
 
     #[tokio::test]
     async fn with_tls_it_is_ready_after_the_handshake_and_idle_when_the_socket_ends() {
         let authority = Authority::new();
-        let server = authority.server();
-        let (channel, observer) = observe(authority.endpoint(server.addr.port())).unwrap();
+        let server = server(&authority);
+        let (channel, observer) = observe(trusting(&authority, server.addr.port())).unwrap();
         let states = states_up_to(&observer, ConnectivityState::Ready);
         let reply = call(&channel).await.unwrap().unwrap();
         assert_eq!(reply.into_inner().message, "tonic: hello, ada");
@@ -352,8 +339,8 @@ mod tls {
 
     #[tokio::test]
     async fn a_certificate_that_is_not_accepted_is_a_transient_failure_and_never_ready() {
-        let server = Authority::new().server();
-        let (channel, observer) = observe(Authority::new().endpoint(server.addr.port())).unwrap();
+        let server = server(&Authority::new());
+        let (channel, observer) = observe(trusting(&Authority::new(), server.addr.port())).unwrap();
         let states = states_up_to(&observer, ConnectivityState::TransientFailure);
         assert!(call(&channel).await.unwrap().is_err());
         let seen =
@@ -366,7 +353,7 @@ mod tls {
         for manner in [Manner::Mute, Manner::Http1, Manner::SettingsThenFin, Manner::SettingsAndGoaway] {
             let server = RawServer::start(manner).await;
             let endpoint =
-                Authority::new().endpoint(server.addr.port()).connect_timeout(Duration::from_millis(300));
+                trusting(&Authority::new(), server.addr.port()).connect_timeout(Duration::from_millis(300));
             let (channel, observer) = observe(endpoint).unwrap();
             let states = states_up_to(&observer, ConnectivityState::TransientFailure);
             assert!(call(&channel).await.unwrap().is_err(), "{manner:?}");

@@ -1,6 +1,7 @@
 //! Servers for the tests: each on a loopback port of its own, each gone with its handle.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its share")]
 
+pub mod authority;
 pub mod blackhole;
 pub mod frames;
 pub mod health;
