@@ -185,8 +185,8 @@ impl Error {
         Error::InvalidConfig { option, source: Arc::from(source.into()) }
     }
 
-    pub(crate) fn interrupted(phase: CallPhase, source: hyper::Error) -> Self {
-        Error::Interrupted { phase, source: Arc::new(source) }
+    pub(crate) fn interrupted(phase: CallPhase, source: Cause) -> Self {
+        Error::Interrupted { phase, source }
     }
 
     /// The gRPC status code of this failure.

@@ -118,14 +118,7 @@ impl CallBody {
             sender: AtomicWaker::new(),
             source: Mutex::new(source),
         });
-        let first = RequestBody {
-            call: Arc::clone(&call),
-            attempt: 0,
-            link: None,
-            numbered: AtomicBool::new(false),
-            begun: false,
-            position: 0,
-        };
+        let first = RequestBody::new(Arc::clone(&call), 0);
         (call, first)
     }
 
@@ -136,14 +129,7 @@ impl CallBody {
         // Relaxed: hyper gets the attempt after this, by way of a channel.
         self.stream.store(0, Ordering::Relaxed);
         self.asked.store(false, Ordering::Relaxed);
-        Some(RequestBody {
-            call: Arc::clone(self),
-            attempt,
-            link: None,
-            numbered: AtomicBool::new(false),
-            begun: false,
-            position: 0,
-        })
+        Some(RequestBody::new(Arc::clone(self), attempt))
     }
 
     /// Whether no server can have begun with the attempt, which was on this link and which hyper has given up.
@@ -252,6 +238,10 @@ impl Source {
 }
 
 impl RequestBody {
+    fn new(call: Arc<CallBody>, attempt: u32) -> Self {
+        RequestBody { call, attempt, link: None, numbered: AtomicBool::new(false), begun: false, position: 0 }
+    }
+
     /// To be called before hyper gets it.
     pub(super) fn goes_on(&mut self, link: &Arc<Link>) {
         link.expect_request();

@@ -161,11 +161,8 @@ async fn call(mut source: impl Source, mut request: Request<Body>) -> Result<Res
         };
         let unsent = error.take_message();
         let error = error.into_error();
-        if call.was_cut() {
-            return Err(Error::Closed.into());
-        }
-        if let Some(failure) = body.failure() {
-            return Err(failure);
+        if let Some(status) = call.ended_here() {
+            return Err(status);
         }
         let head = match unsent {
             Some(unsent) => {
@@ -179,7 +176,7 @@ async fn call(mut source: impl Source, mut request: Request<Body>) -> Result<Res
                     None if body.has_not_left(&call.link) => {}
                     None => {
                         call.tell_failure();
-                        return Err(Error::interrupted(CallPhase::Response, error).into());
+                        return Err(Error::interrupted(CallPhase::Response, Arc::new(error)).into());
                     }
                     Some(NotProcessed::Refused) => refusals += 1,
                     Some(NotProcessed::AfterGoaway) => {}
@@ -333,7 +330,7 @@ fn joined(own: &HeaderValue, ours: &HeaderValue) -> HeaderValue {
 
 /// The `grpc-timeout` header: at most eight digits and a unit. One that is malformed is no deadline, as in tonic.
 fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let text = headers.get(GRPC_TIMEOUT)?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
@@ -412,14 +409,10 @@ impl Live {
     }
 
     fn broke_off(&self, error: Cause) -> Status {
-        if self.call.was_cut() {
-            return Error::Closed.into();
-        }
-        if let Some(failure) = self.call.body.as_ref().and_then(|body| body.failure()) {
-            return failure;
-        }
-        self.call.tell_failure();
-        Error::Interrupted { phase: CallPhase::Body, source: error }.into()
+        self.call.ended_here().unwrap_or_else(|| {
+            self.call.tell_failure();
+            Error::interrupted(CallPhase::Body, error).into()
+        })
     }
 }
 

@@ -23,6 +23,7 @@ use hyper::client::conn::http2::SendRequest;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
+use tonic::Status;
 
 use super::dialer::{self, Missed};
 use super::health::Verdict;
@@ -182,9 +183,13 @@ pub(super) struct CallGuard {
 }
 
 impl CallGuard {
-    /// Whether the connection was closed on this side, and the call with it.
-    pub(super) fn was_cut(&self) -> bool {
-        self.owner.state() == ConnectivityState::Shutdown && self.link.is_killed()
+    /// Why the call broke off, if the reason is on this side: the connection was closed, and the call with it, or the request's
+    /// own messages failed.
+    pub(super) fn ended_here(&self) -> Option<Status> {
+        if self.owner.state() == ConnectivityState::Shutdown && self.link.is_killed() {
+            return Some(Error::Closed.into());
+        }
+        self.body.as_ref()?.failure()
     }
 
     pub(super) fn tell_failure(&self) {

@@ -402,7 +402,7 @@ impl<Io> Tap<Io> {
     }
 }
 
-/// Reads up to the end of what is hyper's in this pace; how much that is.
+/// Reads up to the end of what is hyper's in this round; how much that is.
 fn on_bytes(frames: &mut FrameReader, bytes: &[u8], link: &Link, pace: &Pace) -> usize {
     let mut rest = bytes;
     while let Some(event) = frames.next(&mut rest) {
