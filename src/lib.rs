@@ -58,19 +58,19 @@
 // The README's examples are run with the others.
 #![cfg_attr(doctest, doc = include_str!("../README.md"))]
 
+mod aging;
 pub mod docs;
 mod local;
 mod primitive;
 mod stats;
 #[cfg(not(cenote_loom))]
 mod sync_pool;
-mod tide;
 
+#[cfg(not(cenote_loom))]
+pub use self::aging::{Ageable, Ager, AgerConfig};
 pub use self::stats::Stats;
 #[cfg(not(cenote_loom))]
 pub use self::sync_pool::{OwnedPooled, PoolConfig, Pooled, SyncPool};
-#[cfg(not(cenote_loom))]
-pub use self::tide::{Ageable, Ager, AgerConfig};
 
 #[cfg(all(feature = "grpc", not(cenote_loom)))]
 #[cfg_attr(docsrs, doc(cfg(feature = "grpc")))]

@@ -12,13 +12,13 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("primitive", &[]),
     // first floor: mechanisms
     ("stats", &["primitive"]),
-    ("tide", &["primitive"]),
-    ("local", &["primitive", "stats", "tide"]),
+    ("aging", &["primitive"]),
+    ("local", &["primitive", "stats", "aging"]),
     // second floor: the pools
-    ("sync_pool", &["primitive", "local", "stats", "tide"]),
+    ("sync_pool", &["primitive", "local", "stats", "aging"]),
     ("grpc", &["primitive", "stats"]),
     ("grpc/stream_pool", &["primitive"]),
-    ("grpc/client_pool", &["primitive", "stats", "tide", "sync_pool"]),
+    ("grpc/client_pool", &["primitive", "stats", "aging", "sync_pool"]),
 ];
 
 fn sources(dir: &Path, found: &mut Vec<PathBuf>) {

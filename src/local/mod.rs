@@ -21,7 +21,7 @@
 //!   `turn`, however much they hold. A shard whose owner is at work on it, and does not leave within a moment, is asked
 //!   to retire its objects at its next operation. An object on its way between two places meanwhile may live one
 //!   generation longer or shorter; it is one that is being used.
-//! * Ageing is driven by hand, and by use: whoever is on a slow path looks at the [tide](crate::tide), and the one who
+//! * Ageing is driven by hand, and by use: whoever is on a slow path looks at the [aging clock](crate::aging), and the one who
 //!   finds a generation over lets it pass. What is due by hand is dropped there and then. What is due by use is
 //!   dropped by those who come along a slow path, a few objects each; the next generation waits until all are.
 //! * An owner that finds its shard claimed uses the depot for that operation: it never waits.
@@ -43,11 +43,11 @@ use crossbeam_utils::CachePadded;
 use self::depot::{Depot, Role};
 use self::magazine::{Generation, List, Magazine};
 use self::shard::{Claim, Shard};
+use crate::aging::AgingClock;
 use crate::primitive::atomic::{AtomicU64, Ordering};
 use crate::primitive::thread_map::ThreadMap;
 use crate::primitive::{fence, spin_loop, yield_now};
 use crate::stats::Stats;
-use crate::tide::Tide;
 
 /// How many objects that are due by use one operation drops, at most.
 const DROPS: usize = 8;
@@ -74,7 +74,7 @@ enum Patience {
 pub(crate) struct Cache<T: Send> {
     /// Each on cache lines of its own: two owners never write to the same line.
     shards: ThreadMap<CachePadded<Shard<T>>>,
-    tide: Tide,
+    tide: AgingClock,
     /// Whether an object is dear: then the other shards are searched at each miss.
     dear: bool,
     depot: Depot<T>,
@@ -102,7 +102,7 @@ macro_rules! new_cache {
         Cache {
             shards: ThreadMap::new(),
             depot: Depot::new($most),
-            tide: Tide::new($period),
+            tide: AgingClock::new($period),
             tallies: Tallies {
                 made: AtomicU64::new(0),
                 hits: AtomicU64::new(0),
@@ -363,7 +363,7 @@ impl<T: Send> Cache<T> {
                 add(&self.tallies.aged, magazine.len());
                 drop(magazine);
             }
-        } else if look && self.tide.turns() && self.depot.pass(self.depot.turn()) {
+        } else if look && self.tide.expired() && self.depot.pass(self.depot.turn()) {
             self.retire_shards(Patience::None);
         }
     }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::tide::DEFAULT_PERIOD;
+use crate::aging::DEFAULT_PERIOD;
 
 /// Options of a [`SyncPool`](super::SyncPool), for [`SyncPool::with_config`](super::SyncPool::with_config). Plain data, and
 /// `const`, so that it may stand in a `static`.

@@ -7,10 +7,10 @@ use std::fmt;
 
 pub use self::config::PoolConfig;
 pub use self::guard::{OwnedPooled, Pooled};
+use crate::aging::{Ageable, sealed};
 use crate::local::Cache;
 use crate::primitive::{Arc, Weak};
 use crate::stats::Stats;
-use crate::tide::{Ageable, sealed};
 
 /// A pool of objects that any thread may take and give back, after Go's `sync.Pool`.
 ///

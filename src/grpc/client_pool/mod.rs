@@ -23,9 +23,9 @@ use super::conn::{ClientConn, ConnectivityState};
 use super::error::Error;
 use super::group::{Group, Return, bump};
 use super::trace::trace_event;
+use crate::aging::{Ageable, sealed};
 use crate::primitive::Arc;
 use crate::sync_pool::SyncPool;
-use crate::tide::{Ageable, sealed};
 
 /// A pool of gRPC connections to one target, which hands out none that it knows to be broken.
 ///
