@@ -14,6 +14,8 @@ pub(crate) mod fence;
 pub(crate) mod knock;
 pub(crate) mod reclaim;
 #[cfg(not(cenote_loom))]
+mod signal_mask;
+#[cfg(not(cenote_loom))]
 mod thread_end;
 pub(crate) mod thread_map;
 
@@ -159,10 +161,13 @@ mod blocking {
         }
     }
 
+    /// Starts a background thread, which blocks signals from its first instruction: see
+    /// [`signal_mask`](super::signal_mask).
     pub(crate) fn spawn_thread(
         name: &str,
         run: impl FnOnce() + Send + 'static,
     ) -> std::io::Result<JoinHandle<()>> {
+        let _blocked = super::signal_mask::block();
         thread::Builder::new().name(name.to_owned()).spawn(run)
     }
 
