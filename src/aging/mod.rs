@@ -3,6 +3,9 @@
 //! Two drivers end generations: an [`AgingClock`], which an operation of the pool reads when it is
 //! on a slow path, and an [`Ager`], a background thread that also reaches the pools that nobody
 //! uses.
+//!
+//! On `wasm32-unknown-unknown` there is neither a clock nor a thread: no generation expires there,
+//! and a pool ages only by calls of `age`.
 
 #[cfg(not(cenote_loom))]
 mod ager;

@@ -1,4 +1,6 @@
 //! A coarse clock that counts milliseconds from some time in the past; never 0.
+//!
+//! On `wasm32-unknown-unknown`, where `Instant::now` panics, the clock stands still.
 
 #[cfg(all(unix, not(any(test, cenote_loom))))]
 pub(crate) fn now_ms() -> u64 {
@@ -6,14 +8,21 @@ pub(crate) fn now_ms() -> u64 {
     const CLOCK: libc::clockid_t = libc::CLOCK_MONOTONIC_COARSE;
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     const CLOCK: libc::clockid_t = libc::CLOCK_MONOTONIC;
-    // Without a start of our own to measure from: that would be a lock, which a forked child might find taken.
+    // The clock has no start of its own to measure from: that would need a lock, which a forked
+    // child might find taken.
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the pointer is to a `timespec`, for the time of the call. If it fails time stands still.
+    // SAFETY: the pointer is to a `timespec` that outlives the call. If the call fails, the clock
+    // stands still.
     unsafe { libc::clock_gettime(CLOCK, &raw mut time) };
     time.tv_sec as u64 * 1000 + time.tv_nsec as u64 / 1_000_000 + 1
 }
 
-#[cfg(all(not(unix), not(any(test, cenote_loom))))]
+#[cfg(all(target_family = "wasm", target_os = "unknown", not(any(test, cenote_loom))))]
+pub(crate) fn now_ms() -> u64 {
+    1
+}
+
+#[cfg(not(any(unix, all(target_family = "wasm", target_os = "unknown"), test, cenote_loom)))]
 pub(crate) fn now_ms() -> u64 {
     use std::sync::OnceLock;
     use std::time::Instant;
@@ -22,7 +31,7 @@ pub(crate) fn now_ms() -> u64 {
     START.get_or_init(Instant::now).elapsed().as_millis() as u64 + 1
 }
 
-/// For the crate's own tests the clock stands still until it is set, for each thread by itself.
+/// In the crate's own tests the clock of each thread stands still until the test sets it.
 #[cfg(any(test, cenote_loom))]
 mod stopped {
     use std::cell::Cell;
