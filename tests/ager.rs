@@ -63,7 +63,7 @@ fn a_static_pool_may_be_watched() {
 fn a_pool_that_is_dropped_is_gone_at_once_and_the_others_are_still_aged() {
     let (first, second) = (pool::<Vec<u8>>(), pool::<Vec<u8>>());
     let ager = Ager::spawn(every(OFTEN)).watch(Arc::downgrade(&first));
-    ager.add(Arc::downgrade(&second));
+    ager.add(Arc::downgrade(&second)).unwrap();
     let weak = Arc::downgrade(&first);
     drop(first);
     // The ager may be in the middle of it, but keeps it no longer than that.
@@ -90,7 +90,7 @@ fn it_stops_at_once_however_long_its_period() {
 }
 
 #[test]
-fn an_object_that_panics_in_its_drop_does_not_end_the_ageing() {
+fn an_object_that_panics_in_its_drop_does_not_end_the_aging() {
     static DROPPED: AtomicUsize = AtomicUsize::new(0);
     #[derive(Default)]
     struct Touchy(bool);
@@ -106,6 +106,85 @@ fn an_object_that_panics_in_its_drop_does_not_end_the_ageing() {
     eventually("the touchy one is dropped", || DROPPED.load(Ordering::Relaxed) == 1);
     pool.put(Touchy(false));
     eventually("the next one, too", || DROPPED.load(Ordering::Relaxed) == 2);
+}
+
+#[test]
+fn a_panic_whose_payload_panics_in_its_drop_does_not_end_the_aging() {
+    static PANICS: AtomicUsize = AtomicUsize::new(0);
+    struct Payload;
+    impl Drop for Payload {
+        fn drop(&mut self) {
+            PANICS.fetch_add(1, Ordering::Relaxed);
+            panic!("the payload, on purpose");
+        }
+    }
+    #[derive(Default)]
+    struct Nasty;
+    impl Drop for Nasty {
+        fn drop(&mut self) {
+            std::panic::panic_any(Payload);
+        }
+    }
+    let (nasty, other) = (pool::<Nasty>(), pool::<Vec<u8>>());
+    let _ager = Ager::spawn(every(OFTEN)).watch(Arc::downgrade(&nasty)).watch(Arc::downgrade(&other));
+    nasty.put(Nasty);
+    eventually("the payload is dropped", || PANICS.load(Ordering::Relaxed) == 1);
+    other.put(vec![1]);
+    eventually("the other pool is empty", || other.stats().idle == 0);
+}
+
+#[test]
+fn an_object_may_add_pools_to_the_ager_that_drops_it() {
+    static ADDED: SyncPool<Vec<u8>> = SyncPool::with_config(Vec::new, PoolConfig::new().age_by_hand());
+    #[derive(Default)]
+    struct Adder(Option<Arc<Ager>>);
+    impl Drop for Adder {
+        fn drop(&mut self) {
+            if let Some(ager) = &self.0 {
+                ager.add(&ADDED).unwrap();
+            }
+        }
+    }
+    let (adders, dropped) = (pool::<Adder>(), pool::<Arc<SyncPool<Adder>>>());
+    let ager = Arc::new(Ager::spawn(every(OFTEN)).watch(Arc::downgrade(&adders)));
+    ADDED.put(vec![1]);
+    adders.put(Adder(Some(Arc::clone(&ager))));
+    eventually("the added pool is empty", || ADDED.stats().idle == 0);
+
+    // Now in the drop of a whole pool, by the ager's thread, which has the last reference.
+    ager.add(Arc::downgrade(&dropped)).unwrap();
+    let last = pool::<Adder>();
+    last.put(Adder(Some(Arc::clone(&ager))));
+    let gone = Arc::downgrade(&last);
+    dropped.put(last);
+    eventually("the pool is dropped", || gone.strong_count() == 0);
+    ADDED.put(vec![1]);
+    eventually("the pool that was added twice is empty", || ADDED.stats().idle == 0);
+}
+
+#[test]
+fn a_pool_that_is_added_while_another_ages_is_aged_from_the_next_generation_on() {
+    #[derive(Default)]
+    struct Slow(Option<(mpsc::Sender<()>, mpsc::Receiver<()>)>);
+    impl Drop for Slow {
+        fn drop(&mut self) {
+            if let Some((began, go_on)) = &self.0 {
+                began.send(()).unwrap();
+                go_on.recv().unwrap();
+            }
+        }
+    }
+    let (slow, added) = (pool::<Slow>(), pool::<Vec<u8>>());
+    let ager = Ager::spawn(every(OFTEN)).watch(Arc::downgrade(&slow));
+    let ((began, is_slow), (go_on, wait)) = (mpsc::channel(), mpsc::channel());
+    slow.put(Slow(Some((began, wait))));
+    is_slow.recv().unwrap();
+    // The ager's thread is in the drop of the object.
+    ager.add(Arc::downgrade(&added)).unwrap();
+    added.put(vec![1]);
+    assert!(format!("{ager:?}").contains("watched_pools: 2"), "{ager:?}");
+    go_on.send(()).unwrap();
+    eventually("the added pool is empty", || added.stats().idle == 0);
 }
 
 #[test]

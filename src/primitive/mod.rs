@@ -5,6 +5,7 @@
 //!
 //! * [`fence`]: the asymmetric fence, light for the many, heavy for the few.
 //! * `knock`: a waker for a part of a task.
+//! * `process`: tells a forked child from its parent.
 //! * [`reclaim`]: memory that others may still be looking at, freed later.
 //! * [`thread_map`]: one value a thread, which outlives it.
 
@@ -12,6 +13,8 @@ pub(crate) mod clock;
 pub(crate) mod fence;
 #[cfg(any(feature = "grpc", cenote_loom))]
 pub(crate) mod knock;
+#[cfg(not(cenote_loom))]
+pub(crate) mod process;
 pub(crate) mod reclaim;
 #[cfg(not(cenote_loom))]
 mod signal_mask;
@@ -106,8 +109,8 @@ pub(crate) use self::blocking::*;
 /// For those who wait: none of it is on a path of a get or a put.
 #[cfg(not(cenote_loom))]
 mod blocking {
+    use std::sync::MutexGuard;
     pub(crate) use std::sync::PoisonError;
-    use std::sync::{MutexGuard, TryLockError};
     use std::thread::{self, ThreadId};
     use std::time::Duration;
 
@@ -129,14 +132,6 @@ mod blocking {
         #[inline]
         pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
             self.0.lock().unwrap_or_else(PoisonError::into_inner)
-        }
-
-        pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
-            match self.0.try_lock() {
-                Ok(guard) => Some(guard),
-                Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-                Err(TryLockError::WouldBlock) => None,
-            }
         }
     }
 

@@ -6,8 +6,8 @@
 //! around the creation: the new thread never runs with them unblocked.
 //!
 //! The signals by which the kernel reports a fault of the running thread stay as they are. Blocked,
-//! they would end the process without the program's crash handler, or the standard library's message
-//! about a stack overflow, and destructors of a user's objects run on such a thread.
+//! they would end the process without the program's crash handler, or the standard library's
+//! message about a stack overflow, and destructors of a user's objects run on such a thread.
 
 /// Blocks signals on this thread until it is dropped, on a panic too.
 #[must_use = "the signals are unblocked when the guard is dropped"]

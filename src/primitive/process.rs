@@ -1,0 +1,62 @@
+//! Which process runs this code: a forked child is another process than its parent.
+//!
+//! The id alone does not tell: a grandchild may get the id of its grandparent again, and the first
+//! process of a PID namespace has the id 1 in each. A count of forks alone does not tell either: a
+//! raw `clone` runs no handler of `pthread_atfork`. A [`Process`] compares both.
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Process {
+    id: u32,
+    forks: u32,
+}
+
+impl Process {
+    /// A system call, and no lock: it may be called in a forked child.
+    pub(crate) fn current() -> Self {
+        imp::current()
+    }
+}
+
+// Miri has no forks.
+#[cfg(all(unix, not(miri)))]
+mod imp {
+    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+    use super::Process;
+
+    /// How many forks lie between this process and the one that registered the handler.
+    static FORKS: AtomicU32 = AtomicU32::new(0);
+
+    pub(super) fn current() -> Process {
+        count_forks();
+        // Relaxed: the count changes only in a child, which has one thread at that time.
+        Process { id: std::process::id(), forks: FORKS.load(Ordering::Relaxed) }
+    }
+
+    fn count_forks() {
+        static REGISTERED: AtomicBool = AtomicBool::new(false);
+
+        extern "C" fn in_child() {
+            FORKS.fetch_add(1, Ordering::Relaxed);
+        }
+
+        // A caller that comes second may go on before the handler is registered. A fork at that
+        // very moment is then not counted, and the id alone tells the child from the parent.
+        if !REGISTERED.swap(true, Ordering::Relaxed) {
+            // SAFETY: the handler is async-signal-safe, since it only adds to an atomic, and it is
+            // a function of this crate, so it lives as long as the library is loaded; glibc removes
+            // the handlers of a library that is unloaded. On failure forks are not counted.
+            unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
+        }
+    }
+}
+
+#[cfg(not(all(unix, not(miri))))]
+mod imp {
+    use super::Process;
+
+    /// There are no forks.
+    pub(super) fn current() -> Process {
+        Process { id: 0, forks: 0 }
+    }
+}
