@@ -1,6 +1,7 @@
 //! The background ager: idle pools give their memory back.
 
 use std::fs;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
@@ -14,7 +15,7 @@ fn pool<T: Send + Default + 'static>() -> Arc<SyncPool<T>> {
 }
 
 fn every(period: Duration) -> AgerConfig {
-    AgerConfig { period, memory_pressure: None, ..AgerConfig::default() }
+    AgerConfig { period, memory_pressure: None, memory_share: None, ..AgerConfig::default() }
 }
 
 const OFTEN: Duration = Duration::from_millis(2);
@@ -220,4 +221,89 @@ fn memory_pressure_ages_at_once() {
         pool.stats().idle == 0
     });
     fs::remove_file(&file).unwrap();
+}
+
+/// A control group that the test writes, in a directory of its own.
+struct Group(PathBuf);
+
+impl Group {
+    fn new(name: &str, limit: &str) -> Self {
+        let dir = std::env::temp_dir().join(format!("cenote-ager-{name}-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join("memory.max"), limit).unwrap();
+        let group = Group(dir);
+        group.uses(10);
+        group.caches(0);
+        group
+    }
+
+    fn uses(&self, mib: u64) {
+        fs::write(self.0.join("memory.current"), format!("{}\n", mib << 20)).unwrap();
+    }
+
+    /// In place: the ager has the file open.
+    fn caches(&self, mib: u64) {
+        let text = format!("active_file 0\ninactive_file {}\n", mib << 20);
+        fs::write(self.0.join("memory.stat"), text).unwrap();
+    }
+
+    fn config(&self) -> AgerConfig {
+        AgerConfig { memory_share: Some(0.8), cgroup_dir: Some(self.0.clone()), ..every(SELDOM) }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+const LOOKS: Duration = Duration::from_millis(350);
+
+#[test]
+fn usage_near_the_limit_of_the_control_group_empties_an_idle_pool_at_once() {
+    let group = Group::new("limit", "67108864\n");
+    let pool = pool::<Vec<u8>>();
+    (0..100).for_each(|_| pool.put(vec![1]));
+    let _ager = Ager::spawn(group.config()).watch(Arc::downgrade(&pool));
+    for mib in [10, 45, 51] {
+        group.uses(mib);
+        thread::sleep(LOOKS);
+        assert_eq!(pool.stats().idle, 100, "at {mib} MiB");
+    }
+    // Of files: the kernel drops that by itself.
+    group.caches(40);
+    group.uses(64);
+    thread::sleep(LOOKS);
+    assert_eq!(pool.stats().idle, 100, "with 40 MiB of page cache");
+    group.caches(0);
+    eventually("the pool is empty, an hour early", || pool.stats().idle == 0);
+}
+
+#[test]
+fn without_a_limit_usage_is_ignored() {
+    let group = Group::new("max", "max\n");
+    let pool = pool::<Vec<u8>>();
+    pool.put(vec![1]);
+    group.uses(1 << 30);
+    let _ager = Ager::spawn(group.config()).watch(Arc::downgrade(&pool));
+    thread::sleep(LOOKS);
+    assert_eq!(pool.stats().idle, 1);
+}
+
+#[test]
+fn a_program_that_is_always_near_the_limit_ages_its_pools_once_a_second_at_most() {
+    let group = Group::new("always", "67108864\n");
+    group.uses(60);
+    let pool = pool::<Vec<u8>>();
+    let _ager = Ager::spawn(group.config()).watch(Arc::downgrade(&pool));
+    // Two generations that drop nothing.
+    thread::sleep(LOOKS);
+    let began = Instant::now();
+    pool.put(vec![1]);
+    thread::sleep(LOOKS);
+    let idle = pool.stats().idle;
+    // It takes two generations. A machine that is very busy proves nothing.
+    assert!(idle == 1 || began.elapsed() > Duration::from_secs(1));
+    eventually("what stays idle is dropped all the same", || pool.stats().idle == 0);
 }

@@ -29,7 +29,7 @@ static AFTER: Pool = pool();
 static LATER: Pool = pool();
 
 fn every(period: Duration) -> AgerConfig {
-    AgerConfig { period, memory_pressure: None, ..AgerConfig::default() }
+    AgerConfig { period, memory_pressure: None, memory_share: None, ..AgerConfig::default() }
 }
 
 const OFTEN: Duration = Duration::from_millis(1);

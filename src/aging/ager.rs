@@ -8,7 +8,9 @@
 //!   process that is stands in it. A handle that finds itself in another one, a forked child, never
 //!   touches the lock, which may be held for ever there, but replaces the run by a new one.
 
+mod cgroup;
 mod pressure;
+mod schedule;
 mod watched;
 
 use std::any::Any;
@@ -18,7 +20,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use std::{fmt, io};
 
-use self::pressure::Pressure;
+use self::schedule::Schedule;
+use self::sealed::Outcome;
 use self::watched::{Keep, Watched};
 use crate::primitive::atomic::{AtomicPtr, Ordering};
 use crate::primitive::process::Process;
@@ -29,31 +32,81 @@ use crate::primitive::{Arc, Condvar, JoinHandle, Mutex, current_thread, spawn_th
 /// `&'static SyncPool` and `Weak<SyncPool>` implement it, and so does `&'static ClientPool` with
 /// the feature `grpc`.
 pub trait Ageable: Send + sealed::Sealed + 'static {
-    /// Lets one generation pass. False if the pool is gone.
+    /// Lets one generation pass, if the pool still exists.
     #[doc(hidden)]
-    fn pass_generation(&self) -> bool;
+    fn pass_generation(&self) -> sealed::Outcome;
 }
 
 pub(crate) mod sealed {
     pub trait Sealed {}
+
+    /// What came of a generation.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Outcome {
+        /// The pool is gone.
+        Gone,
+        Passed {
+            /// Whether the pool has dropped objects.
+            dropped: bool,
+        },
+    }
 }
 
 /// When an [`Ager`] lets a generation pass.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use cenote::AgerConfig;
+///
+/// let config = AgerConfig { period: Duration::from_secs(10), ..AgerConfig::default() };
+/// assert_eq!(config.memory_share, Some(0.8));
+/// ```
 #[derive(Clone, Debug)]
 pub struct AgerConfig {
-    /// How long a generation lasts; 60 s. Not less than a millisecond.
+    /// How long a generation lasts. Default: 60 s. A shorter one than a millisecond counts as a
+    /// millisecond.
     pub period: Duration,
-    /// On Linux: ages at once, and again each second, while the processes of this one's control
-    /// group (or, where that is not told, of the machine) stand still for lack of memory for more
-    /// than this share of the time; 0.1. `None`: never.
+    /// From which share of the time on stalls for lack of memory end a generation at once, and
+    /// again each second: more than 0.1 by default, and 1.0 is all of the time. `None`: never.
+    ///
+    /// This is Linux's pressure stall information. It is that of the control group of the process,
+    /// or of the machine if the group has none.
     pub memory_pressure: Option<f64>,
-    /// Where the pressure is read, in the form of `/proc/pressure/memory`. Default: found out.
+    /// From which share of the memory limit on usage ends a generation at once: more than 0.8 by
+    /// default, and 1.0 is the limit. `None`: never.
+    ///
+    /// The limit is that of the control group of the process on Linux, version 1 or 2, or of a
+    /// group above it, whichever is nearer. The page cache of files does not count as usage, since
+    /// the kernel drops it first. A small container can reach its limit before any stall is
+    /// measured: this option is for that case.
+    ///
+    /// While usage is above the share, the first two generations pass 10 ms apart, which empties an
+    /// idle pool. More follow every 100 ms, as long as they drop objects; after two in a row that
+    /// drop none, there is one every second. So in a program that always is above the share, an
+    /// object lasts a second or two without use.
+    ///
+    /// Where there is a limit, the ager's thread reads two small files of each group ten times a
+    /// second, and up to a hundred times near the share; without a limit, once a second.
+    pub memory_share: Option<f64>,
+    /// The file that tells the pressure, in the form of `/proc/pressure/memory`. By default it is
+    /// found out.
     pub pressure_file: Option<PathBuf>,
+    /// The directory of the one control group to look at, with the files `memory.current`,
+    /// `memory.max` and `memory.stat`, or those of version 1. By default the groups are found out
+    /// when the thread starts.
+    pub cgroup_dir: Option<PathBuf>,
 }
 
 impl Default for AgerConfig {
     fn default() -> Self {
-        AgerConfig { period: super::DEFAULT_PERIOD, memory_pressure: Some(0.1), pressure_file: None }
+        AgerConfig {
+            period: super::DEFAULT_PERIOD,
+            memory_pressure: Some(0.1),
+            memory_share: Some(0.8),
+            pressure_file: None,
+            cgroup_dir: None,
+        }
     }
 }
 
@@ -71,13 +124,13 @@ impl Default for AgerConfig {
 ///
 /// static BUFS: SyncPool<Vec<u8>> = SyncPool::new(Vec::new);
 ///
-/// let local = Arc::new(SyncPool::new(|| vec![0u8; 4096]));
+/// let local = Arc::new(SyncPool::<String>::default());
 /// let config = AgerConfig { period: Duration::from_millis(5), ..AgerConfig::default() };
 /// let ager = Ager::spawn(config).watch(&BUFS).watch(Arc::downgrade(&local));
 ///
 /// BUFS.put(vec![1, 2, 3]);
 /// while BUFS.stats().idle > 0 {
-///     std::thread::sleep(Duration::from_millis(1)); // two periods, if the machine is quick
+///     std::thread::sleep(Duration::from_millis(1)); // for two periods
 /// }
 /// drop(ager); // stops the thread
 /// ```
@@ -299,29 +352,35 @@ impl Shared {
         let mut schedule = Schedule::new(&self.config, Instant::now());
         while run.sleep_until(schedule.next_look()) {
             if schedule.is_due(Instant::now()) {
-                self.age_all(run);
+                let dropped = self.age_all(run);
+                schedule.passed(Instant::now(), dropped);
             }
         }
     }
 
+    /// Lets one generation pass in each pool. Whether a pool has dropped objects.
+    ///
     /// No lock is held while a pool ages: its objects may do as they like in their drop, add pools
     /// to this ager among others.
-    fn age_all(&self, run: &Run) {
+    fn age_all(&self, run: &Run) -> bool {
+        let mut any_dropped = false;
         let age = |pool: &dyn Ageable| {
             if run.is_stopped() {
                 return None;
             }
             // Unwind safety: a panic of an object's drop leaves the pool as good as it was.
             let passed = catch_unwind(AssertUnwindSafe(|| pool.pass_generation()));
-            let lives = passed.unwrap_or_else(|payload| {
+            let outcome = passed.unwrap_or_else(|payload| {
                 drop_payload(payload);
-                true
+                Outcome::Passed { dropped: true }
             });
-            Some(if lives { Keep::Yes } else { Keep::No })
+            any_dropped |= outcome == Outcome::Passed { dropped: true };
+            Some(if outcome == Outcome::Gone { Keep::No } else { Keep::Yes })
         };
         // SAFETY: only the ager's thread is here, and a process has one: `Run::start` starts one
         // for each run, and `run_of` installs one run for each process.
-        unsafe { self.watched.visit(age) }
+        unsafe { self.watched.visit(age) };
+        any_dropped
     }
 }
 
@@ -329,76 +388,5 @@ impl Shared {
 fn drop_payload(payload: Box<dyn Any + Send>) {
     if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
         mem::forget(again);
-    }
-}
-
-/// When to look, and whether that is when to age.
-struct Schedule {
-    period: Duration,
-    /// The end of this generation, by the period.
-    ends: Instant,
-    last_look: Instant,
-    pressure: Option<Pressure>,
-}
-
-/// How often the pressure is read.
-const LOOK: Duration = Duration::from_secs(1);
-
-/// The longest wait: an instant further ahead may be more than the clock can count.
-const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-
-impl Schedule {
-    fn new(config: &AgerConfig, now: Instant) -> Self {
-        let period = config.period.clamp(Duration::from_millis(1), YEAR);
-        let pressure =
-            config.memory_pressure.and_then(|share| Pressure::find(config.pressure_file.clone(), share));
-        Schedule { period, ends: now + period, last_look: now, pressure }
-    }
-
-    fn next_look(&self) -> Instant {
-        match self.pressure {
-            Some(_) => self.ends.min(self.last_look + LOOK),
-            None => self.ends,
-        }
-    }
-
-    fn is_due(&mut self, now: Instant) -> bool {
-        let since = now.saturating_duration_since(self.last_look);
-        self.last_look = now;
-        let pressed = self.pressure.as_mut().is_some_and(|pressure| pressure.is_high(since));
-        let due = pressed || now >= self.ends;
-        if due {
-            self.ends = now + self.period;
-        }
-        due
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_generation_ends_with_its_period_and_the_next_begins_then() {
-        let start = Instant::now();
-        let at = |s| start + Duration::from_secs(s);
-        let config =
-            AgerConfig { period: Duration::from_secs(10), memory_pressure: None, ..AgerConfig::default() };
-        let mut schedule = Schedule::new(&config, start);
-        assert_eq!(schedule.next_look(), at(10));
-        assert!(!schedule.is_due(at(9)));
-        assert!(schedule.is_due(at(10)));
-        assert!(!schedule.is_due(at(19)));
-        assert!(schedule.is_due(at(25)), "a late look is one generation");
-        assert_eq!(schedule.next_look(), at(35));
-    }
-
-    #[test]
-    fn periods_of_nothing_and_of_for_ever_are_taken_as_what_the_clock_can_count() {
-        for period in [Duration::ZERO, Duration::MAX] {
-            let config = AgerConfig { period, ..AgerConfig::default() };
-            let schedule = Schedule::new(&config, Instant::now());
-            assert!(schedule.ends > Instant::now() || period.is_zero());
-        }
     }
 }

@@ -323,21 +323,26 @@ impl<T: Send, F: Fn() -> T> SyncPool<T, F> {
 
 impl<T: Send, F> sealed::Sealed for &'static SyncPool<T, F> {}
 
-impl<T: Send, F: Sync> Ageable for &'static SyncPool<T, F> {
-    fn pass_generation(&self) -> bool {
+impl<T: Send, F> SyncPool<T, F> {
+    /// One generation, as an [`Ager`](crate::Ager) lets it pass.
+    pub(crate) fn pass_generation(&self) -> sealed::Outcome {
+        let before = self.stats().aged;
         self.age();
-        true
+        sealed::Outcome::Passed { dropped: self.stats().aged != before }
+    }
+}
+
+impl<T: Send, F: Sync> Ageable for &'static SyncPool<T, F> {
+    fn pass_generation(&self) -> sealed::Outcome {
+        SyncPool::pass_generation(self)
     }
 }
 
 impl<T: Send, F> sealed::Sealed for Weak<SyncPool<T, F>> {}
 
 impl<T: Send + 'static, F: Send + Sync + 'static> Ageable for Weak<SyncPool<T, F>> {
-    fn pass_generation(&self) -> bool {
-        self.upgrade().is_some_and(|pool| {
-            pool.age();
-            true
-        })
+    fn pass_generation(&self) -> sealed::Outcome {
+        self.upgrade().map_or(sealed::Outcome::Gone, |pool| pool.pass_generation())
     }
 }
 

@@ -1,8 +1,9 @@
-//! Linux's pressure stall information: how much of the time processes stood still for lack of memory.
+//! Linux's pressure stall information: which share of the time processes stood still for lack of
+//! memory.
 //!
-//! See `Documentation/accounting/psi.rst` of the kernel. The `total` of the line `some` counts microseconds; what it grew by
-//! between two looks, over the time between them, is the share of the time. A file is read, and no trigger set: that
-//! needs a privilege, or a recent kernel.
+//! See `Documentation/accounting/psi.rst` of the kernel. The `total` of the line `some` counts
+//! microseconds; its growth between two looks over the time between them is the share. The ager
+//! reads the file and sets no trigger, since a trigger needs a privilege or a recent kernel.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,34 +11,37 @@ use std::time::Duration;
 
 pub(super) struct Pressure {
     file: PathBuf,
-    /// From this share of the time on it is high.
-    share: f64,
+    /// At the last look.
     total: u64,
 }
 
 impl Pressure {
     /// `None` where there is no such information.
-    pub(super) fn find(file: Option<PathBuf>, share: f64) -> Option<Self> {
-        let own = file.map_or_else(candidates, |file| vec![file]);
-        own.into_iter().find_map(|file| {
+    pub(super) fn find(file: Option<PathBuf>) -> Option<Self> {
+        let files = file.map_or_else(candidates, |file| vec![file]);
+        files.into_iter().find_map(|file| {
             let total = read(&file)?;
-            Some(Pressure { file, share, total })
+            Some(Pressure { file, total })
         })
     }
 
-    /// Whether it has been high for as long as it was not looked at.
-    pub(super) fn is_high(&mut self, since: Duration) -> bool {
-        let Some(total) = read(&self.file) else { return false };
+    /// The share of the time since the last look that was stalled.
+    pub(super) fn stalled_share(&mut self, since: Duration) -> Option<f64> {
+        let total = read(&self.file)?;
         let stalled = total.saturating_sub(std::mem::replace(&mut self.total, total));
-        stalled as f64 > self.share * since.as_micros() as f64
+        Some(stalled as f64 / since.as_micros() as f64)
     }
 }
 
-/// The own control group's file, and the machine's.
+/// The file of the own control group, and that of the machine.
 fn candidates() -> Vec<PathBuf> {
+    // Miri isolates the program from files.
+    if cfg!(any(miri, not(target_os = "linux"))) {
+        return Vec::new();
+    }
     let mut files = Vec::new();
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    // Of version 2 there is one line, `0::/path`.
+    // In version 2 there is one line, `0::/path`.
     if let Some(path) = groups.lines().find_map(|line| line.strip_prefix("0::/")) {
         files.push(Path::new("/sys/fs/cgroup").join(path).join("memory.pressure"));
     }
@@ -69,20 +73,21 @@ mod tests {
     }
 
     #[test]
-    fn pressure_is_high_when_more_than_the_share_of_the_time_was_stalled() {
+    fn the_stalled_share_is_the_growth_of_the_total_over_the_time() {
         let file = std::env::temp_dir().join(format!("cenote-pressure-{}", std::process::id()));
         let write = |total: u64| fs::write(&file, format!("some avg10=0.00 total={total}\n")).unwrap();
         let second = Duration::from_secs(1);
         write(1_000_000);
-        let mut pressure = Pressure::find(Some(file.clone()), 0.1).unwrap();
-        assert!(!pressure.is_high(second));
+        let mut pressure = Pressure::find(Some(file.clone())).unwrap();
+        assert_eq!(pressure.stalled_share(second), Some(0.0));
         write(1_100_000);
-        assert!(!pressure.is_high(second), "a tenth is not more than a tenth");
+        assert_eq!(pressure.stalled_share(second), Some(0.1));
         write(1_300_000);
-        assert!(pressure.is_high(second));
-        assert!(!pressure.is_high(second), "it has not grown since");
+        assert_eq!(pressure.stalled_share(2 * second), Some(0.1));
+        write(0);
+        assert_eq!(pressure.stalled_share(second), Some(0.0), "a total that falls is no stall");
         fs::remove_file(&file).unwrap();
-        assert!(!pressure.is_high(second), "a file that is gone tells nothing");
-        assert!(Pressure::find(Some(file), 0.1).is_none());
+        assert_eq!(pressure.stalled_share(second), None);
+        assert!(Pressure::find(Some(file)).is_none());
     }
 }

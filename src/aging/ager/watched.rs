@@ -144,7 +144,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, AtomicUsize};
     use std::sync::{Arc, mpsc};
 
-    use super::super::sealed::Sealed;
+    use super::super::sealed::{Outcome, Sealed};
     use super::*;
 
     struct Pool {
@@ -157,9 +157,12 @@ mod tests {
     impl Sealed for Pool {}
 
     impl Ageable for Pool {
-        fn pass_generation(&self) -> bool {
+        fn pass_generation(&self) -> Outcome {
             self.visits.fetch_add(1, Ordering::Relaxed);
-            self.alive.load(Ordering::Relaxed)
+            match self.alive.load(Ordering::Relaxed) {
+                true => Outcome::Passed { dropped: false },
+                false => Outcome::Gone,
+            }
         }
     }
 
@@ -181,7 +184,7 @@ mod tests {
     }
 
     fn pass(pool: &dyn Ageable) -> Option<Keep> {
-        Some(if pool.pass_generation() { Keep::Yes } else { Keep::No })
+        Some(if pool.pass_generation() == Outcome::Gone { Keep::No } else { Keep::Yes })
     }
 
     /// One round. The tests below have one thread that visits.

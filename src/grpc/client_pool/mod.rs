@@ -271,9 +271,8 @@ impl ClientPool {
 impl sealed::Sealed for &'static ClientPool {}
 
 impl Ageable for &'static ClientPool {
-    fn pass_generation(&self) -> bool {
-        self.age();
-        true
+    fn pass_generation(&self) -> sealed::Outcome {
+        self.inner.stock.pass_generation()
     }
 }
 
