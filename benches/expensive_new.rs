@@ -8,6 +8,7 @@
 
 use std::time::Duration;
 
+use cenote_benches::Cenote;
 use cenote_benches::expensive::expensive_new;
 
 fn main() {
@@ -18,7 +19,7 @@ fn main() {
     for beside in [0, 32 << 10] {
         for threads in [1, 2] {
             for _ in 0..3 {
-                let outcome = expensive_new(threads, beside, Duration::from_secs(1));
+                let outcome = expensive_new::<Cenote>(threads, beside, Duration::from_secs(1));
                 println!(
                     "{threads:>7} {:>12} {:>11} {:>7} {:>6} {:>10.5}",
                     format!("{} KiB", beside >> 10),

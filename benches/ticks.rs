@@ -6,51 +6,17 @@
 //! again: on a pool of its own, which shows what the machine's noise and the memory traffic alone do, or on the same pool. Each
 //! tick drops what the one before the last had put. No wait of the first thread may grow with the number of objects.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cenote::SyncPool;
+use cenote_benches::pools::Pool;
+use cenote_benches::ticks::{Object, batches};
 use hdrhistogram::Histogram;
 
-type Pool = SyncPool<Box<[u8; 64]>>;
-
 const TIME: Duration = Duration::from_secs(2);
-const PAUSE: Duration = Duration::from_millis(3);
 
-fn pool() -> Pool {
-    SyncPool::new(|| Box::new([0; 64]))
-}
-
-/// Times of batches in ns, and how many ticks there were meanwhile.
-fn batches(worked_on: &Pool, aged: Option<(&Pool, usize)>) -> (Histogram<u64>, usize) {
-    let over = AtomicBool::new(false);
-    let ticks = AtomicUsize::new(0);
-    let mut times = Histogram::new_with_bounds(1, 10_000_000_000, 3).expect("bounds in order");
-    thread::scope(|s| {
-        if let Some((pool, objects)) = aged {
-            let (over, ticks) = (&over, &ticks);
-            s.spawn(move || {
-                while !over.load(Ordering::Relaxed) {
-                    (0..objects).for_each(|_| pool.put(Box::new([0; 64])));
-                    pool.age();
-                    ticks.fetch_add(1, Ordering::Relaxed);
-                    thread::sleep(PAUSE);
-                }
-            });
-        }
-        let start = Instant::now();
-        let mut now = start;
-        while now - start < TIME {
-            for _ in 0..64 {
-                std::hint::black_box(&mut worked_on.get()[0]);
-            }
-            let then = std::mem::replace(&mut now, Instant::now());
-            times.saturating_record((now - then).as_nanos() as u64);
-        }
-        over.store(true, Ordering::Relaxed);
-    });
-    (times, ticks.into_inner())
+fn pool() -> SyncPool<Object> {
+    Pool::new()
 }
 
 fn main() {
@@ -61,12 +27,15 @@ fn main() {
     );
     for _ in 0..2 {
         let quiet = pool();
-        report("no ticks", batches(&quiet, None));
+        report("no ticks", batches(&quiet, None, TIME));
         for objects in [1_000, 100_000] {
             let (own, other) = (pool(), pool());
-            report(&format!("ticks over {objects} elsewhere"), batches(&own, Some((&other, objects))));
+            report(&format!("ticks over {objects} elsewhere"), batches(&own, Some((&other, objects)), TIME));
             let shared = pool();
-            report(&format!("ticks over {objects} in this pool"), batches(&shared, Some((&shared, objects))));
+            report(
+                &format!("ticks over {objects} in this pool"),
+                batches(&shared, Some((&shared, objects)), TIME),
+            );
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cenote::SyncPool;
+use crate::pools::{Pool, Pools};
 
 /// What came of a run.
 #[derive(Clone, Copy, Debug)]
@@ -27,15 +27,16 @@ impl Outcome {
 
 /// As `BenchmarkPoolExpensiveNew` of Go: an operation is 100 gets and 100 puts, and beside each get `beside` bytes are
 /// allocated and freed (Go's garbage is what makes its pools age). Here a tick comes each millisecond.
-pub fn expensive_new(threads: usize, beside: usize, time: Duration) -> Outcome {
+pub fn expensive_new<P: Pools>(threads: usize, beside: usize, time: Duration) -> Outcome {
     const HELD: usize = 100;
 
     let made = AtomicUsize::new(0);
-    let pool = SyncPool::new(|| {
+    let make = || {
         made.fetch_add(1, Ordering::Relaxed);
         thread::sleep(Duration::from_millis(1));
         Box::new(42)
-    });
+    };
+    let pool = P::Pool::<Box<u64>>::new();
     let operations = AtomicUsize::new(0);
     let warm = AtomicUsize::new(0);
     let over = AtomicBool::new(false);
@@ -51,7 +52,7 @@ pub fn expensive_new(threads: usize, beside: usize, time: Duration) -> Outcome {
                         if beside > 0 {
                             black_box(Vec::<u8>::with_capacity(beside));
                         }
-                        pool.take()
+                        pool.take_or_else(make)
                     }));
                     held.drain(..).for_each(|object| pool.put(object));
                     if mine == 0 {

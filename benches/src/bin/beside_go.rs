@@ -84,7 +84,7 @@ fn measure_ours(figures: &mut Figures) {
         figures.note("overflow", threads, time(threads, &|| bursts::overflow(&pool)));
         let pool = holders::Cenote::new();
         figures.note("starvation", threads, time(threads, &|| bursts::starvation(&pool)));
-        let outcome = expensive_new(threads, 32 << 10, TIME);
+        let outcome = expensive_new::<cenote_benches::Cenote>(threads, 32 << 10, TIME);
         figures.note("expensive", threads, outcome.made_per_operation());
     }
 }
