@@ -5,10 +5,12 @@ pub mod contenders;
 pub mod expensive;
 pub mod flow;
 pub mod holders;
+pub mod live_bytes;
 pub mod objects;
 pub mod pools;
 #[cfg(unix)]
 pub mod server;
+pub mod shapes;
 pub mod ticks;
 pub mod timing;
 

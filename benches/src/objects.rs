@@ -108,3 +108,31 @@ impl Shape {
         }
     }
 }
+
+/// Evaluates an expression with `$object` as the type that a [`Shape`] names.
+macro_rules! with_shape {
+    ($shape:expr, $object:ident => $run:expr) => {{
+        use $crate::objects::{Shape, Written};
+        macro_rules! with_type {
+            ($type:ty) => {{
+                type $object = $type;
+                $run
+            }};
+        }
+        match $shape {
+            Shape::Word => with_type!(u64),
+            Shape::BoxedWord => with_type!(Box<u64>),
+            Shape::Boxed => with_type!(Box<[u8; 64]>),
+            Shape::Vec => with_type!(Vec<u8>),
+            Shape::String => with_type!(String),
+            Shape::Written => with_type!(Written),
+            Shape::Bytes64 => with_type!([u8; 64]),
+            Shape::Bytes128 => with_type!([u8; 128]),
+            Shape::Bytes200 => with_type!([u8; 200]),
+            Shape::Bytes1K => with_type!([u8; 1024]),
+            Shape::Bytes4K => with_type!([u8; 4096]),
+            Shape::Bytes64K => with_type!([u8; 65536]),
+        }
+    }};
+}
+pub(crate) use with_shape;
