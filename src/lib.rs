@@ -30,17 +30,17 @@
 //! # What hand-written pools cost
 //!
 //! A `Mutex<Vec<T>>` is a line that every thread writes to: it is fast until a second thread comes. A `thread_local!`
-//! stack is fast, but what one thread frees and another needs is stranded, and what an idle thread holds nobody
-//! can reach. [`SyncPool`] keeps a shard a thread, lets full ones spill into a depot that empty ones refill from, and
-//! reaches every shard when it ages. A `Channel` of tonic tells no state, so a pool of them cannot know which to
-//! throw away.
+//! stack is fast while its objects are small, since it copies them, but what one thread frees and another needs is stranded,
+//! and what an idle thread holds nobody can reach. [`SyncPool`] leaves objects where they are and keeps pointers to them, in a
+//! shard for each thread; full shards spill into a depot that empty ones refill from, and aging reaches every shard. A
+//! `Channel` of tonic tells no state, so a pool of them cannot know which to throw away.
 //!
 //! How the pool does it, and what proves that it is right: [`docs::internals`]. Which gRPC pool for how many servers:
 //! [`docs::balancing`].
 //!
 //! # Features
 //!
-//! None is on by default; the core depends on `thread_local`, `crossbeam-utils` and `crossbeam-epoch`, and on Unix on `libc`.
+//! None is on by default; the core depends on `crossbeam-utils` and `crossbeam-epoch`, and on Unix on `libc`.
 //!
 //! | feature | what it adds | dependencies it brings |
 //! |---|---|---|
@@ -51,7 +51,7 @@
 //!
 //! # Drop, cancellation, close
 //!
-//! Guards put back on drop. No get here waits. Calls on connections are cancelled by dropping them. A pool that is dropped
+//! Guards put back on drop. No get here waits. Calls on connections are canceled by dropping them. A pool that is dropped
 //! drops what it holds; what is out stays with its holders.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -70,7 +70,7 @@ mod sync_pool;
 pub use self::aging::{Ageable, Ager, AgerConfig};
 pub use self::stats::Stats;
 #[cfg(not(cenote_loom))]
-pub use self::sync_pool::{OwnedPooled, PoolConfig, Pooled, SyncPool};
+pub use self::sync_pool::{Drain, OwnedPooled, PoolConfig, Pooled, SyncPool};
 
 #[cfg(all(feature = "grpc", not(cenote_loom)))]
 #[cfg_attr(docsrs, doc(cfg(feature = "grpc")))]

@@ -3,8 +3,8 @@
 
 /// What a [`SyncPool`](crate::SyncPool) has done so far, and how many objects it holds.
 ///
-/// Every object that was kept has one later fate: `kept == hits + shed + aged + cleared + idle`. (A hit counts itself, and what was
-/// kept is reckoned from the others when the snapshot is made, so that a put counts nothing.)
+/// Every object that was kept has one later fate: `kept == hits + shed + aged + cleared + drained + idle`, in a snapshot that is
+/// made while no thread is at work. All but `idle` only grow, from one snapshot to the next, too.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
@@ -12,7 +12,7 @@ pub struct Stats {
     pub made: u64,
     /// Gets that were served with an object that the pool held.
     pub hits: u64,
-    /// Of the hits, those that fetched the object from another thread's shard.
+    /// Of the hits, those that found the object in another thread's shard.
     pub stolen: u64,
     /// Objects that came back and were kept.
     pub kept: u64,
@@ -25,6 +25,8 @@ pub struct Stats {
     pub aged: u64,
     /// Objects that were dropped by `clear`.
     pub cleared: u64,
+    /// Objects that `drain` took out.
+    pub drained: u64,
     /// Objects that the pool holds now.
     pub idle: usize,
 }

@@ -147,17 +147,20 @@ fn going_to_and_fro_between_a_shard_and_its_spare_magazine_allocates_nothing() {
     });
 }
 
-/// Shards lie in blocks of 1, 2, 4, 8, ... (`thread_local`'s), so 63 threads that are alive at once fill the blocks
-/// exactly, and what their first puts allocate is 63 shards and nothing else: a first put needs no magazine. (Of threads that
-/// race for a block each allocates it, and all but one give it back at once.)
+/// Of an object of at most 64 bytes: its line, and room to begin it.
+const NODE: isize = 64 + 48;
+
+const SHARD: isize = 384;
+
 #[test]
-fn a_shard_of_pointer_sized_objects_costs_at_most_384_bytes() {
+fn the_first_put_of_a_thread_costs_a_shard_of_384_bytes_and_the_node_of_its_object() {
     const THREADS: usize = 63;
     let _turn = one_test_at_a_time();
     let bytes = cost_of_first_puts(Box::leak(Box::new(pointers())), THREADS);
-    println!("{bytes} bytes for {THREADS} shards: {} each", bytes / THREADS as isize);
+    println!("{bytes} bytes for {THREADS} shards and nodes: {} each", bytes / THREADS as isize);
     assert!(bytes > 0);
-    assert!(bytes <= 384 * THREADS as isize, "{bytes} bytes for {THREADS}");
+    // The first of them may also make room for a link of the pool's slot.
+    assert!(bytes <= (SHARD + NODE) * THREADS as isize + 64, "{bytes} bytes for {THREADS}");
 }
 
 #[test]
@@ -177,12 +180,12 @@ fn ten_thousand_short_threads_make_no_more_shards_than_the_peak_of_live_ones() {
             })
         });
         for thread in threads {
-            // A shard is 384 bytes; what `thread_local` notes down once a thread is less.
+            // A node, and the thread's own table, which is freed at its end; a shard would be more.
             let cost = thread.join().unwrap();
-            assert!(cost.bytes < 200, "{cost:?}");
+            assert!(cost.bytes < SHARD, "{cost:?}");
         }
     }
-    assert_eq!(cost_of_first_puts(pool, PEAK), 0);
+    assert!(cost_of_first_puts(pool, PEAK) <= NODE * PEAK as isize, "no new shard");
     assert_eq!(pool.stats().hits, 20_000);
     assert!(pool.stats().made as usize <= PEAK, "{:?}", pool.stats());
 }
@@ -201,6 +204,6 @@ fn objects_that_are_taken_on_one_thread_and_put_on_another_are_not_made_anew() {
         drop(letters);
         receiver.join().unwrap();
         let made = pool.stats().made;
-        assert!(made <= 64 + 2 * 48 + 32 + 100, "one in a thousand, and those under way: {:?}", pool.stats());
+        assert!(made <= 64 + 2 * 60 + 30 + 100, "one in a thousand, and those under way: {:?}", pool.stats());
     });
 }

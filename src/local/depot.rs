@@ -2,51 +2,50 @@
 //!
 //! # Roles
 //!
-//! A magazine in the depot is of one of three ages, kept apart by a number from 0 to 2. Which number is for which [`Role`] depends on
-//! `turn`: at the next turn each role's number is that of the role before, so that ageing costs one exchange, however
-//! much there is. What is due must have gone by then: its number becomes that of the fresh.
+//! A magazine in the depot is of one of three ages, numbered from 0 to 2. Which number is for which [`Role`] depends on
+//! the [turn](Turn): at the next turn each role's number is that of the role before, so that aging costs one exchange, however
+//! much there is. What is expired must have been taken out by then: its number becomes that of the fresh. Empty magazines,
+//! with their blanks, have a number of their own.
 //!
 //! # Places
 //!
-//! In front are a few places for one full magazine each. A magazine goes in by one exchange (Release) and comes out by another
-//! (Acquire), as it is: who takes it out is its one owner, and nobody looks into one that is not his own, so no epoch guards
-//! it and nothing is copied. The low bits of the pointer tell its age. The places lie in lines, and each shard has a home
-//! among them, where it looks first: so threads that each give and take by bursts do not meet on a cache line.
+//! For each age there are lines of places for one magazine each. A magazine goes in by one exchange (Release) and comes out
+//! by another (Acquire), as it is: the thread that takes it out is its one owner, and nobody looks into a magazine of another
+//! owner, so no epoch guards it and nothing is copied. Each shard has a preferred line, where it looks first: so threads that
+//! each give and take by bursts do not meet on a cache line. A line also counts its objects, on the same cache line.
 //!
-//! Empty magazines come back the same way, from those who take to those who give, or else the memory of each would be
-//! allocated on one thread and freed on another. They have an age of their own, and make way for all others.
-//!
-//! What does not find a place, or is not full, goes onto a [`Stack`] behind, one for each age. A fresh magazine drives an older
-//! one out of its place.
+//! A magazine that finds no place goes onto a [`Stack`] behind, one for each age.
 //!
 //! # Whether there is anything
 //!
-//! `some` tells by age whether there may be a magazine: a thread that starves looks there and nowhere else.
+//! `some` says by age whether there may be a magazine: a thread that starves looks there and nowhere else.
 //!
 //! ```text
-//!   who gives                          who finds nothing
+//!   a thread that gives                a thread that finds nothing
 //!   the magazine into its place        some = false
 //!   some, if it is false: = true       looks again; found: some = true
 //! ```
 //!
-//! Each side writes, then reads what the other wrote, in sequential consistency: so either the one who gives sees
+//! Each side writes, then reads what the other wrote, in sequential consistency: so either the thread that gives sees
 //! `false` and sets it, or the other finds the magazine at the second look. It is a hint all the same: for a
 //! moment between the two it may say no of a magazine that is there.
 
 use std::ptr;
 
-use super::magazine::{Block, Generation, List, Magazine, Stack};
-use crate::primitive::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
+use super::magazine::{Block, Generation, Magazine};
+use super::stack::{List, Stack};
+use crate::primitive::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 use crate::primitive::fence;
 
-/// Lines of places, a power of two, since a home is any number.
+/// Lines of places for each age, a power of two, since the number of a thread is any number.
 const LINES: usize = if cfg!(cenote_loom) { 1 } else { 4 };
-const PLACES: usize = if cfg!(cenote_loom) { 1 } else { 8 };
+/// As many as leave room for the count on a cache line.
+const PLACES: usize = if cfg!(cenote_loom) { 1 } else { 7 };
 
-/// The age of empty magazines.
-const BLANK: usize = 3;
-
-const UNLIMITED: u32 = u32::MAX;
+/// Ages of objects.
+const AGES: usize = 3;
+/// The number of empty magazines, which follows those of the ages.
+const EMPTY: usize = AGES;
 
 /// After so many turns the count begins again: a multiple of three.
 const TURNS: u32 = 3 << 30;
@@ -55,7 +54,7 @@ const TURNS: u32 = 3 << 30;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
     /// Put before the generation before: waiting to be dropped.
-    Due = 0,
+    Expired = 0,
     /// Put in the generation before.
     Victim = 1,
     /// Put in this generation.
@@ -71,219 +70,200 @@ impl From<Generation> for Role {
     }
 }
 
-/// A cache line's worth.
-#[repr(align(64))]
-struct Line<T>([AtomicPtr<Block<T>>; PLACES]);
+/// Which number is for which role; kept by the owner of a depot, who has one before there is a depot.
+#[derive(Debug)]
+pub(super) struct Turn(AtomicU32);
 
-/// See the head of the file.
-#[repr(C)]
-pub(super) struct Depot<T> {
-    front: [Line<T>; LINES],
-    behind: [Stack<T>; 3],
-    some: [AtomicBool; 3],
-    /// Below [`TURNS`].
-    turn: AtomicU32,
-    /// Objects that may wait here, the due ones apart; or [`UNLIMITED`].
-    limit: u32,
-    /// Objects in `behind`, by age: never too few. Kept only if there is a limit, since all threads write it.
-    counts: [AtomicU32; 3],
-}
-
-const fn limit(most: Option<usize>) -> u32 {
-    match most {
-        Some(objects) if objects < UNLIMITED as usize => objects as u32,
-        _ => UNLIMITED,
-    }
-}
-
-macro_rules! new_depot {
-    ($most:expr, $lines:expr) => {
-        Depot {
-            front: $lines,
-            behind: [Stack::new(), Stack::new(), Stack::new()],
-            some: [AtomicBool::new(false), AtomicBool::new(false), AtomicBool::new(false)],
-            turn: AtomicU32::new(0),
-            limit: limit($most),
-            counts: [AtomicU32::new(0), AtomicU32::new(0), AtomicU32::new(0)],
-        }
-    };
-}
-
-impl<T> Depot<T> {
-    /// With room for so many objects, or any number.
+impl Turn {
     #[cfg(not(cenote_loom))]
-    pub(super) const fn new(most: Option<usize>) -> Self {
-        new_depot!(most, [const { Line([const { AtomicPtr::new(ptr::null_mut()) }; PLACES]) }; LINES])
+    pub(super) const fn new() -> Self {
+        Turn(AtomicU32::new(0))
     }
 
     #[cfg(cenote_loom)]
-    pub(super) fn new(most: Option<usize>) -> Self {
-        let line = || Line(std::array::from_fn(|_| AtomicPtr::new(ptr::null_mut())));
-        new_depot!(most, std::array::from_fn(|_| line()))
+    pub(super) fn new() -> Self {
+        Turn(AtomicU32::new(0))
     }
 
-    // ── roles ──
-
-    pub(super) fn turn(&self) -> u32 {
+    pub(super) fn get(&self) -> u32 {
         // Relaxed: a turn that is missed makes an object a generation older or younger than it is.
-        self.turn.load(Ordering::Relaxed)
+        self.0.load(Ordering::Relaxed)
     }
 
-    /// The next turn, unless another has done it meanwhile. What is due must have been taken out.
+    /// The next turn, unless another thread has done it meanwhile. What is expired must have been taken out.
     pub(super) fn pass(&self, from: u32) -> bool {
         let to = (from + 1) % TURNS;
-        self.turn.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        self.0.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+}
+
+/// A cache line.
+#[repr(align(64))]
+struct Line {
+    places: [AtomicPtr<Block>; PLACES],
+    /// The objects in the places. A thread adds before it gives and subtracts after it has taken, so it is never too low.
+    objects: AtomicUsize,
+}
+
+/// See the head of the file.
+pub(super) struct Depot {
+    /// By age, then the empty ones.
+    lines: [[Line; LINES]; AGES + 1],
+    behind: [Stack; AGES],
+    /// The objects behind, by age; never too few.
+    objects_behind: [AtomicUsize; AGES],
+    some: [AtomicBool; AGES],
+}
+
+impl Line {
+    fn new() -> Self {
+        Line {
+            places: std::array::from_fn(|_| AtomicPtr::new(ptr::null_mut())),
+            objects: AtomicUsize::new(0),
+        }
+    }
+
+    /// Puts a magazine into a free place.
+    fn give(&self, magazine: Magazine) -> Result<(), Magazine> {
+        let objects = magazine.objects();
+        let mut counted = false;
+        let block = magazine.into_raw();
+        for place in &self.places {
+            // Relaxed: the exchange decides.
+            if !place.load(Ordering::Relaxed).is_null() {
+                continue;
+            }
+            if !counted && objects > 0 {
+                counted = true;
+                self.objects.fetch_add(objects, Ordering::Relaxed);
+            }
+            // Sequentially consistent: see the head of the file. It also gives the magazine away (Release).
+            if place.compare_exchange(ptr::null_mut(), block, Ordering::SeqCst, Ordering::Relaxed).is_ok() {
+                return Ok(());
+            }
+        }
+        if counted {
+            self.objects.fetch_sub(objects, Ordering::Relaxed);
+        }
+        // SAFETY: it went nowhere.
+        match unsafe { Magazine::from_raw(block) } {
+            Some(magazine) => Err(magazine),
+            None => Ok(()),
+        }
+    }
+
+    fn take(&self) -> Option<Magazine> {
+        self.places.iter().find_map(|place| self.take_from(place))
+    }
+
+    fn take_from(&self, place: &AtomicPtr<Block>) -> Option<Magazine> {
+        // Sequentially consistent: the second look must not come before the flag was cleared.
+        if place.load(Ordering::SeqCst).is_null() {
+            return None;
+        }
+        // Acquire: what is in the magazine.
+        let block = place.swap(ptr::null_mut(), Ordering::Acquire);
+        // SAFETY: the exchange took it out, for us alone.
+        let magazine = unsafe { Magazine::from_raw(block) }?;
+        if !magazine.is_empty() {
+            self.objects.fetch_sub(magazine.objects(), Ordering::Relaxed);
+        }
+        Some(magazine)
+    }
+}
+
+impl Depot {
+    pub(super) fn new() -> Self {
+        Depot {
+            lines: std::array::from_fn(|_| std::array::from_fn(|_| Line::new())),
+            behind: std::array::from_fn(|_| Stack::new()),
+            objects_behind: std::array::from_fn(|_| AtomicUsize::new(0)),
+            some: std::array::from_fn(|_| AtomicBool::new(false)),
+        }
     }
 
     fn age(turn: u32, role: Role) -> usize {
-        (turn as usize + role as usize) % 3
+        (turn as usize + role as usize) % AGES
     }
 
-    fn is_limited(&self) -> bool {
-        self.limit != UNLIMITED
+    /// The lines of an age, the preferred one first.
+    fn lines(&self, age: usize, preferred: usize) -> impl Iterator<Item = &Line> {
+        (0..LINES).map(move |line| &self.lines[age][preferred.wrapping_add(line) % LINES])
     }
 
     // ── giving ──
 
-    /// Gives a magazine away; one that is empty is dropped. Fails if there is no room for it.
-    pub(super) fn push(&self, role: Role, magazine: Magazine<T>, home: usize) -> Result<(), Magazine<T>> {
-        if magazine.len() == 0 {
-            return Ok(());
-        }
-        let turn = self.turn();
-        if self.is_limited() && role != Role::Due && !self.has_room(turn, magazine.len()) {
-            return Err(magazine);
-        }
+    /// Gives a magazine with objects away.
+    pub(super) fn push(&self, turn: u32, role: Role, magazine: Magazine, preferred: usize) {
         let age = Self::age(turn, role);
         let mut magazine = magazine;
-        if role == Role::Fresh && magazine.is_full() {
-            match self.place(magazine, age, home) {
-                Ok(()) => return Ok(()),
+        for line in self.lines(age, preferred) {
+            match line.give(magazine) {
+                Ok(()) => return self.announce(age),
                 Err(back) => magazine = back,
             }
         }
-        self.stack(magazine, age);
-        Ok(())
-    }
-
-    /// Whether so many objects more may wait. Who asks at the same time as another may be told the same.
-    fn has_room(&self, turn: u32, more: usize) -> bool {
-        let waits = |role| {
-            let age = Self::age(turn, role);
-            // Relaxed: a number to compare with.
-            self.count_front(|there| there == age) + self.counts[age].load(Ordering::Relaxed) as usize
-        };
-        waits(Role::Fresh) + waits(Role::Victim) + more <= self.limit as usize
-    }
-
-    fn stack(&self, magazine: Magazine<T>, age: usize) {
-        if self.is_limited() {
-            self.counts[age].fetch_add(magazine.len() as u32, Ordering::Relaxed);
-        }
+        self.objects_behind[age].fetch_add(magazine.objects(), Ordering::Relaxed);
         self.behind[age].push(magazine);
         fence::full();
         self.announce(age);
     }
 
     fn announce(&self, age: usize) {
+        #[cfg(cenote_loom)]
+        fence::full(); // loom takes the exchange for no more than acquire and release
         // See the head of the file. Most often it is true, and is read only.
         if !self.some[age].load(Ordering::SeqCst) {
             self.some[age].store(true, Ordering::SeqCst);
         }
     }
 
-    /// Into a free place, or else one with an older magazine.
-    fn place(&self, magazine: Magazine<T>, age: usize, home: usize) -> Result<(), Magazine<T>> {
-        let tagged = magazine.into_tagged(age);
-        let is = |age| move |there: *mut Block<T>| !there.is_null() && Magazine::age_of(there) == age;
-        let older = |there| !is(age)(there);
-        let there = self.replace(<*mut _>::is_null, tagged, home);
-        let there = there.or_else(|| self.replace(is(BLANK), tagged, home));
-        let Some(there) = there.or_else(|| self.replace(older, tagged, home)) else {
-            // SAFETY: it went nowhere.
-            return unsafe { Magazine::from_tagged(tagged) }.map_or(Ok(()), |(magazine, _)| Err(magazine));
-        };
-        #[cfg(cenote_loom)]
-        fence::full(); // loom takes the exchange for no more than acquire and release
-        self.announce(age);
-        // SAFETY: the exchange took it out, for us alone.
-        match unsafe { Magazine::from_tagged(there) } {
-            None => {}
-            Some((blank, BLANK)) => drop(blank),
-            Some((older, age)) => self.stack(older, age),
-        }
-        Ok(())
-    }
-
-    /// Puts a magazine into the first place whose content will do, and takes that out.
-    fn replace(
-        &self,
-        will_do: impl Fn(*mut Block<T>) -> bool,
-        tagged: *mut Block<T>,
-        home: usize,
-    ) -> Option<*mut Block<T>> {
-        self.places(home).find_map(|place| {
-            // Relaxed: the exchange decides.
-            let there = place.load(Ordering::Relaxed);
-            // Sequentially consistent: see the head of the file. It also takes the older one out (Acquire), and gives
-            // ours away (Release).
-            will_do(there)
-                .then(|| place.compare_exchange(there, tagged, Ordering::SeqCst, Ordering::Relaxed).ok())?
-        })
-    }
-
-    /// All places, those at home first.
-    fn places(&self, home: usize) -> impl Iterator<Item = &AtomicPtr<Block<T>>> {
-        (0..LINES).flat_map(move |line| &self.front[home.wrapping_add(line) % LINES].0)
-    }
-
-    /// Keeps an empty magazine for who needs one, if there is a place for it.
-    pub(super) fn push_blank(&self, magazine: Magazine<T>, home: usize) {
-        debug_assert_eq!(magazine.len(), 0);
-        let tagged = magazine.into_tagged(BLANK);
-        if self.replace(<*mut _>::is_null, tagged, home).is_none() {
-            // SAFETY: it went nowhere.
-            drop(unsafe { Magazine::from_tagged(tagged) });
-        }
+    /// Keeps an empty magazine for a thread that needs one. Gives it back if there is no place.
+    pub(super) fn push_empty(&self, magazine: Magazine, preferred: usize) -> Result<(), Magazine> {
+        debug_assert!(magazine.is_empty());
+        self.lines(EMPTY, preferred)
+            .try_fold(magazine, |magazine, line| match line.give(magazine) {
+                Ok(()) => Err(()),
+                Err(back) => Ok(back),
+            })
+            .map_or(Ok(()), Err)
     }
 
     // ── taking ──
 
-    /// An empty magazine.
-    pub(super) fn pop_blank(&self, home: usize) -> Magazine<T> {
-        let mut blank = self.places(home).find_map(|place| Self::take_out(place, BLANK));
-        if let Some(blank) = &mut blank {
-            blank.set_generation(Generation::Fresh);
-        }
-        blank.unwrap_or_else(Magazine::new)
+    /// A magazine without objects, perhaps with blanks.
+    pub(super) fn pop_empty(&self, preferred: usize) -> Option<Magazine> {
+        let mut empty = self.lines(EMPTY, preferred).find_map(Line::take)?;
+        empty.set_generation(Generation::Fresh);
+        Some(empty)
     }
 
-    /// Frees the empty magazines.
-    pub(super) fn drop_blanks(&self) {
-        for place in self.places(0) {
-            drop(Self::take_out(place, BLANK));
-        }
+    /// A hint: whether there is no magazine of any age. Cheaper than to ask for each role.
+    #[inline]
+    pub(super) fn seems_empty(&self) -> bool {
+        // Each load multiplies the executions of a model, and what this decides is decided again for each role.
+        !cfg!(cenote_loom) && !self.some.iter().any(|some| some.load(Ordering::Relaxed))
     }
 
     /// A hint: whether there may be a magazine for this role.
-    pub(super) fn has(&self, role: Role) -> bool {
-        self.some[Self::age(self.turn(), role)].load(Ordering::Relaxed)
+    pub(super) fn has(&self, turn: u32, role: Role) -> bool {
+        self.some[Self::age(turn, role)].load(Ordering::Relaxed)
     }
 
-    /// A magazine of this role, from the own line if there is one.
-    pub(super) fn pop(&self, role: Role, home: usize) -> Option<Magazine<T>> {
-        let age = Self::age(self.turn(), role);
+    /// A magazine of this role, from the preferred line if there is one.
+    pub(super) fn pop(&self, turn: u32, role: Role, preferred: usize) -> Option<Magazine> {
+        let age = Self::age(turn, role);
         if !self.some[age].load(Ordering::Relaxed) {
             return None;
         }
-        let mut magazine = match self.find(age, home) {
+        let mut magazine = match self.find(age, preferred) {
             Some(magazine) => magazine,
             None => {
                 // See the head of the file.
                 self.some[age].swap(false, Ordering::SeqCst);
                 #[cfg(cenote_loom)]
                 fence::full();
-                let magazine = self.find(age, home)?;
+                let magazine = self.find(age, preferred)?;
                 self.some[age].store(true, Ordering::SeqCst);
                 magazine
             }
@@ -292,72 +272,118 @@ impl<T> Depot<T> {
         Some(magazine)
     }
 
-    fn find(&self, age: usize, home: usize) -> Option<Magazine<T>> {
-        let mut places = self.places(home);
-        places.find_map(|place| Self::take_out(place, age)).or_else(|| {
+    fn find(&self, age: usize, preferred: usize) -> Option<Magazine> {
+        self.lines(age, preferred).find_map(Line::take).or_else(|| {
             let magazine = self.behind[age].pop()?;
-            if self.is_limited() {
-                self.counts[age].fetch_sub(magazine.len() as u32, Ordering::Relaxed);
-            }
+            self.objects_behind[age].fetch_sub(magazine.objects(), Ordering::Relaxed);
             Some(magazine)
         })
     }
 
-    fn take_out(place: &AtomicPtr<Block<T>>, age: usize) -> Option<Magazine<T>> {
-        // Sequentially consistent: the second look must not come before the flag was cleared.
-        let there = place.load(Ordering::SeqCst);
-        if there.is_null() || Magazine::age_of(there) != age {
-            return None;
+    /// What is expired at this turn. If the turn is over by now, fresh objects may be among it.
+    pub(super) fn take_expired(&self, turn: u32) -> List {
+        self.take_age(Self::age(turn, Role::Expired))
+    }
+
+    /// Everything that holds objects.
+    pub(super) fn take_all(&self) -> List {
+        (0..AGES).fold(List::new(), |mut all, age| {
+            all.append(self.take_age(age));
+            all
+        })
+    }
+
+    /// The empty magazines.
+    pub(super) fn take_empty(&self) -> List {
+        self.take_lines(EMPTY)
+    }
+
+    fn take_lines(&self, age: usize) -> List {
+        let mut list = List::new();
+        for line in &self.lines[age] {
+            line.places
+                .iter()
+                .filter_map(|place| line.take_from(place))
+                .for_each(|magazine| list.push(magazine));
         }
-        // Acquire: what is in it. If the block has left meanwhile, and come back or another in its stead, it is as good; but
-        // then what was loaded above does not point at it.
-        let taken =
-            place.compare_exchange(there, ptr::null_mut(), Ordering::Acquire, Ordering::Relaxed).ok()?;
-        // SAFETY: the exchange took it out, for us alone.
-        unsafe { Magazine::from_tagged(taken) }.map(|(magazine, _)| magazine)
+        list
     }
 
-    /// What is due at this turn. If the turn is over by now, fresh ones may be among it.
-    pub(super) fn take_due(&self, turn: u32) -> List<T> {
-        self.take_age(Self::age(turn, Role::Due))
-    }
-
-    /// Everything, by age.
-    pub(super) fn take_all(&self) -> [List<T>; 3] {
-        [0, 1, 2].map(|age| self.take_age(age))
-    }
-
-    fn take_age(&self, age: usize) -> List<T> {
-        // In front first: from there to behind is a way that they may go meanwhile.
-        let front: List<T> = self.places(0).filter_map(|place| Self::take_out(place, age)).collect();
-        let mut list = self.behind[age].take_all();
-        if self.is_limited() {
-            self.counts[age].fetch_sub(list.count() as u32, Ordering::Relaxed);
-        }
-        list.append(front);
+    fn take_age(&self, age: usize) -> List {
+        let mut list = self.take_lines(age);
+        let behind = self.behind[age].take_all();
+        self.objects_behind[age].fetch_sub(behind.objects(), Ordering::Relaxed);
+        list.append(behind);
         list
     }
 
     // ── counting ──
 
-    /// How many objects there are: consistent only while nobody changes it.
-    pub(super) fn count(&self) -> usize {
-        self.count_front(|age| age != BLANK) + self.behind.iter().map(Stack::count).sum::<usize>()
+    /// The objects that wait, and are not expired. Consistent only while nobody changes it.
+    pub(super) fn waiting(&self, turn: u32) -> usize {
+        self.count(Self::age(turn, Role::Fresh)) + self.count(Self::age(turn, Role::Victim))
     }
 
-    /// The objects in front of some ages: magazines there are full.
-    fn count_front(&self, counts: impl Fn(usize) -> bool) -> usize {
-        // Relaxed: only looked at.
-        let there = self.places(0).map(|place| place.load(Ordering::Relaxed));
-        let counted = there.filter(|there| !there.is_null() && counts(Magazine::age_of(*there)));
-        counted.count() * Magazine::<T>::CAPACITY
+    /// All objects. Consistent only while nobody changes it.
+    pub(super) fn objects(&self) -> usize {
+        (0..AGES).map(|age| self.count(age)).sum()
+    }
+
+    fn count(&self, age: usize) -> usize {
+        // Relaxed: numbers to look at.
+        let in_lines = self.lines[age].iter().map(|line| line.objects.load(Ordering::Relaxed));
+        in_lines.sum::<usize>() + self.objects_behind[age].load(Ordering::Relaxed)
     }
 }
 
-impl<T> Drop for Depot<T> {
-    /// An array drops its other elements when the drop of one panics, and so does a list.
-    fn drop(&mut self) {
-        self.drop_blanks();
-        drop(self.take_all());
+#[cfg(all(test, not(cenote_loom)))]
+mod tests {
+    use super::*;
+
+    fn magazine(objects: usize) -> Magazine {
+        let mut magazine = Magazine::new();
+        for number in 1..=objects {
+            magazine.push(ptr::without_provenance_mut(number)).unwrap();
+        }
+        magazine
+    }
+
+    fn empty(mut magazine: Magazine) -> usize {
+        std::iter::from_fn(|| magazine.pop()).count()
+    }
+
+    #[test]
+    fn a_magazine_grows_one_role_older_each_turn_and_is_counted_wherever_it_lies() {
+        let (depot, turn) = (Depot::new(), Turn::new());
+        let sizes = 1 + LINES * PLACES;
+        for size in 0..sizes {
+            depot.push(turn.get(), Role::Fresh, magazine(1 + size % 30), size);
+        }
+        let all = depot.objects();
+        assert_eq!(depot.waiting(turn.get()), all);
+        assert!(depot.pop(turn.get(), Role::Victim, 0).is_none());
+        assert!(turn.pass(turn.get()));
+        assert!(depot.pop(turn.get(), Role::Fresh, 0).is_none());
+        let victim = depot.pop(turn.get(), Role::Victim, 3).unwrap();
+        assert_eq!(victim.generation(), Generation::Victim);
+        let taken = empty(victim);
+        assert_eq!(depot.waiting(turn.get()), all - taken);
+        assert!(turn.pass(turn.get()));
+        assert_eq!(depot.waiting(turn.get()), 0);
+        let mut expired = depot.take_expired(turn.get());
+        assert_eq!((expired.objects(), depot.objects()), (all - taken, 0));
+        let dropped: usize = std::iter::from_fn(|| expired.pop()).map(empty).sum();
+        assert_eq!(dropped, all - taken);
+        assert!(!turn.pass(turn.get() + 1), "another thread's turn");
+    }
+
+    #[test]
+    fn empty_magazines_are_kept_as_far_as_there_are_places() {
+        let depot = Depot::new();
+        let kept = (0..100).take_while(|at| depot.push_empty(Magazine::new(), *at).is_ok()).count();
+        assert_eq!(kept, LINES * PLACES);
+        assert!(depot.pop_empty(7).is_some());
+        let mut rest = depot.take_empty();
+        assert_eq!(std::iter::from_fn(|| rest.pop()).count(), kept - 1);
     }
 }

@@ -1,519 +1,718 @@
-//! Per-thread shards of objects, and the depot that they trade with.
+//! Per-thread shards of nodes, and the depot that they trade with.
 //!
 //! ```text
 //!   thread A                thread B              any thread
-//!  ┌───────────────┐       ┌─────────┐          ┌──────────────────────┐
-//!  │ up to 16      │       │         │  trade   │ depot: magazines     │
-//!  │ spare: up to  │◀─────▶│  ...    │◀────────▶│ fresh  victim  due   │
-//!  │   32 more     │       │         │          │                      │
-//!  └───────────────┘       └─────────┘          └──────────────────────┘
-//!   biased lock                                   lock-free stacks
+//!  ┌───────────────┐       ┌─────────┐          ┌──────────────────────────┐
+//!  │ up to 30      │       │         │  trade   │ depot: magazines         │
+//!  │ spare: up to  │◀─────▶│  ...    │◀────────▶│ fresh   victim   expired │
+//!  │   30 more     │       │         │          │ empty                    │
+//!  └───────────────┘       └─────────┘          └──────────────────────────┘
+//!   biased lock                                   exchanges
 //! ```
 //!
+//! Nothing here knows what is pooled: a [`Node`] is a pointer to an object's memory, and [`Objects`] says how the object is
+//! dropped and the memory freed. So objects stay where they were made, pointers travel, and this is compiled once.
+//!
 //! * **put** and **take** work on the own [shard](shard): a few plain loads and stores. A shard that overflows sends its spare
-//!   magazine to the depot, one that runs empty gets one from there, so that objects which are put on one thread and taken
-//!   on another travel a [magazine](magazine) at a time.
+//!   [magazine](magazine) to the [depot](depot), one that runs empty gets one from there, so that objects that are put on one
+//!   thread and taken on another travel a magazine at a time. Nodes whose object was taken by value stay as
+//!   [blanks](rack) for the next put by value, and travel back in empty magazines.
 //! * **take** looks in this order: own shard, the depot's fresh magazines, its victims, and at last the other threads'
-//!   shards, of which it takes a part of the first that has something. That costs a process-wide barrier, so the
-//!   shards' lengths are looked at first, and a thread may do so many searches a millisecond, no more.
-//! * **age**: what is victim falls due, what is fresh becomes victim, and what lies in shards becomes victim, too, shard by
-//!   shard, those of parked and of dead threads included. The depot's three stacks change roles by one exchange of
-//!   `turn`, however much they hold. A shard whose owner is at work on it, and does not leave within a moment, is asked
-//!   to retire its objects at its next operation. An object on its way between two places meanwhile may live one
-//!   generation longer or shorter; it is one that is being used.
-//! * Ageing is driven by hand, and by use: whoever is on a slow path looks at the [aging clock](crate::aging), and the one who
-//!   finds a generation over lets it pass. What is due by hand is dropped there and then. What is due by use is
-//!   dropped by those who come along a slow path, a few objects each; the next generation waits until all are.
+//!   shards. See [`search`].
+//! * **age**: see [`generations`].
 //! * An owner that finds its shard claimed uses the depot for that operation: it never waits.
-//! * No object is made, reset or dropped inside a shard or while pinned for longer than it takes to move it out: a factory,
-//!   a hook or a `Drop` may use the pool, take long or panic.
+//! * No object is made, reset or dropped inside a shard, under a claim, or while pinned: a factory, a hook or a `Drop` may use
+//!   the pool, take long or panic. An operation drops at most [`DROPS`] objects besides its own, and none if it is called
+//!   by such a drop, so drops do not nest.
 
+mod budget;
+#[cfg(all(test, cenote_loom))]
+mod census;
 mod depot;
+mod dispose;
+mod generations;
 mod magazine;
 #[cfg(all(test, cenote_loom, not(cenote_shuttle)))]
 mod models;
+mod rack;
 #[cfg(all(test, cenote_shuttle))]
 mod schedules;
+mod search;
 mod shard;
+mod stack;
 
+use std::ptr::{self, NonNull};
 use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
 
-use self::depot::{Depot, Role};
-use self::magazine::{Generation, List, Magazine};
-use self::shard::{Claim, Shard};
+pub(crate) use self::dispose::{Drain, Objects};
+pub(crate) use self::rack::Node;
+
+use self::depot::{Depot, Role, Turn};
+use self::magazine::{Generation, Magazine};
+use self::shard::{NeedsEmpty, Shard};
 use crate::aging::AgingClock;
-use crate::primitive::atomic::{AtomicU64, Ordering};
-use crate::primitive::thread_map::ThreadMap;
-use crate::primitive::{fence, spin_loop, yield_now};
+use crate::primitive::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use crate::primitive::thread::{self, Dropping, Id};
 use crate::stats::Stats;
 
-/// How many objects that are due by use one operation drops, at most.
-const DROPS: usize = 8;
+/// How many objects besides its own one operation drops, at most.
+const DROPS: usize = if cfg!(cenote_loom) { 1 } else { 8 };
 
-/// How long ageing waits for a busy owner: turns of a spinning wait, then of yielding. An owner that is running is out
-/// within nanoseconds; one that was preempted inside is not worth waiting for.
-const SPINS: u32 = if cfg!(cenote_loom) { 1 } else { 64 };
-const YIELDS: u32 = if cfg!(cenote_loom) { 0 } else { 4 };
-
-/// Whether ageing waits for an owner that is busy.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Patience {
-    /// A moment: who ages by hand wants to see it done.
-    Some,
-    /// Not at all: who ages by use has come for an object.
-    None,
+/// How a pool keeps its objects.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Policy {
+    /// How long a generation lasts while the pool is in use; `None`: aging is by hand alone.
+    pub(crate) period: Option<Duration>,
+    /// How many objects may wait in the depot; `None`: any number.
+    pub(crate) max_idle: Option<usize>,
+    /// Whether an object is so expensive that the other shards are searched at each miss.
+    pub(crate) is_expensive: bool,
+    /// Whether takes and puts drop objects that have expired or find no room.
+    pub(crate) drops_in_use: bool,
 }
 
 /// All that a pool holds. See the module's head for the protocol.
 ///
-/// In this order: each operation reads the beginning of `shards`, which must not share a cache line with what is written
-/// all the time; and the lines of the depot leave a gap that has room for the smaller ones.
+/// What every operation reads comes first, and what cold paths write often, the counters, last.
 #[repr(C)]
-pub(crate) struct Cache<T: Send> {
-    /// Each on cache lines of its own: two owners never write to the same line.
-    shards: ThreadMap<CachePadded<Shard<T>>>,
-    tide: AgingClock,
-    /// Whether an object is dear: then the other shards are searched at each miss.
-    dear: bool,
-    depot: Depot<T>,
-    tallies: Tallies,
+pub(crate) struct Store {
+    id: Id,
+    objects: Objects,
+    policy: Policy,
+    cold: Cold,
 }
 
-/// Events off the hot path, counted by whoever sees them. Relaxed: nothing follows from them.
-struct Tallies {
+#[repr(C)]
+struct Cold {
+    /// The shard that was made last; each leads to the one before. They live until the store is dropped.
+    shards: AtomicPtr<Shard>,
+    shard_count: AtomicU32,
+    /// When all shards were searched last, in ms of the coarse clock, less what does not fit.
+    last_search: AtomicU32,
+    /// Of the [budget] for searches, what the pool has spent of its own.
+    searches: AtomicU64,
+    /// Made when it is first needed.
+    depot: AtomicPtr<Depot>,
+    turn: Turn,
+    clock: AgingClock,
+    counters: Counters,
+}
+
+/// Where a take finds its object.
+enum Found {
+    /// Objects lie in the thread's own shard now.
+    InShard,
+    /// The hit is counted.
+    Node(NonNull<()>),
+    Nothing,
+}
+
+/// What a put needs room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum For {
+    /// A node with an object.
+    Node,
+    /// An object, in a blank.
+    Value,
+}
+
+/// Events off the hot path, counted by the thread that sees them. Relaxed: nothing follows from them.
+struct Counters {
+    /// What threads without a shard made and refused, and hits and puts that bypassed the shards.
     made: AtomicU64,
-    /// Hits that bypassed the shards.
-    hits: AtomicU64,
-    stolen: AtomicU64,
     refused: AtomicU64,
+    hits: AtomicU64,
+    puts: AtomicU64,
+    /// The most that a snapshot has shown as kept.
+    kept: AtomicU64,
+    stolen: AtomicU64,
     shed: AtomicU64,
     aged: AtomicU64,
     cleared: AtomicU64,
+    drained: AtomicU64,
 }
 
-fn add(tally: &AtomicU64, count: usize) {
-    tally.fetch_add(count as u64, Ordering::Relaxed);
+fn add(counter: &AtomicU64, count: usize) {
+    counter.fetch_add(count as u64, Ordering::Relaxed);
 }
 
-macro_rules! new_cache {
-    ($dear:expr, $period:expr, $most:expr) => {
-        Cache {
-            shards: ThreadMap::new(),
-            depot: Depot::new($most),
-            tide: AgingClock::new($period),
-            tallies: Tallies {
-                made: AtomicU64::new(0),
-                hits: AtomicU64::new(0),
-                stolen: AtomicU64::new(0),
-                refused: AtomicU64::new(0),
-                shed: AtomicU64::new(0),
-                aged: AtomicU64::new(0),
-                cleared: AtomicU64::new(0),
+macro_rules! new_store {
+    ($objects:expr, $policy:expr) => {
+        Store {
+            id: Id::new(),
+            objects: $objects,
+            policy: $policy,
+            cold: Cold {
+                shards: AtomicPtr::new(ptr::null_mut()),
+                shard_count: AtomicU32::new(0),
+                last_search: AtomicU32::new(0),
+                searches: AtomicU64::new(0),
+                depot: AtomicPtr::new(ptr::null_mut()),
+                turn: Turn::new(),
+                clock: AgingClock::new($policy.period),
+                counters: Counters {
+                    made: AtomicU64::new(0),
+                    hits: AtomicU64::new(0),
+                    puts: AtomicU64::new(0),
+                    kept: AtomicU64::new(0),
+                    stolen: AtomicU64::new(0),
+                    refused: AtomicU64::new(0),
+                    shed: AtomicU64::new(0),
+                    aged: AtomicU64::new(0),
+                    cleared: AtomicU64::new(0),
+                    drained: AtomicU64::new(0),
+                },
             },
-            dear: $dear,
         }
     };
 }
 
-impl<T: Send> Cache<T> {
-    /// At most `most` objects wait in the depot, if that is said.
+impl Store {
+    /// # Safety
+    ///
+    /// Every node that is put must be one that `objects` can drop and free, on any thread, as long as the store lives.
     #[cfg(not(cenote_loom))]
-    pub(crate) const fn new(dear: bool, period: Option<Duration>, most: Option<usize>) -> Self {
-        new_cache!(dear, period, most)
+    pub(crate) const unsafe fn new(objects: Objects, policy: Policy) -> Self {
+        new_store!(objects, policy)
     }
 
+    /// # Safety
+    ///
+    /// As without loom.
     #[cfg(cenote_loom)]
-    pub(crate) fn new(dear: bool, period: Option<Duration>, most: Option<usize>) -> Self {
-        new_cache!(dear, period, most)
+    pub(crate) unsafe fn new(objects: Objects, policy: Policy) -> Self {
+        new_store!(objects, policy)
     }
 
     // ── hot ──
 
-    /// An object that the pool holds; `None` if it has none, or none that can be reached without waiting for
+    /// The calling thread's shard, if its table leads there.
+    #[inline(always)]
+    fn shard(&self) -> Option<&Shard> {
+        // SAFETY: under this store's id only `adopt` inserts, and what it inserts lives as long as the store.
+        thread::find(&self.id).map(|shard| unsafe { shard.cast::<Shard>().as_ref() })
+    }
+
+    /// A node with an object that the pool holds. `None` if it has none, or none that can be reached without waiting for
     /// a thread that is at work on it.
-    #[inline]
-    pub(crate) fn take(&self) -> Option<T> {
-        if let Some(shard) = self.shards.get()
-            && let Some(inside) = shard.enter()
-            && let Some(object) = inside.pop()
+    #[inline(always)]
+    pub(crate) fn take(&self) -> Option<NonNull<()>> {
+        if let Some(shard) = self.shard()
+            && let Some(inside) = shard.enter_fast()
+            && let Some(node) = inside.pop()
         {
-            return Some(object);
+            return Some(node);
         }
-        self.take_slow()
+        self.take_cold()
     }
 
-    /// Keeps an object.
-    #[inline]
-    pub(crate) fn put(&self, object: T) {
-        let Some(shard) = self.shards.get() else { return self.put_slow(object) };
-        let Some(inside) = shard.enter() else { return self.put_slow(object) };
-        if let Err(object) = inside.push(object) {
-            self.put_slow(object);
+    /// Keeps a node and its object.
+    #[inline(always)]
+    pub(crate) fn put(&self, node: Node) {
+        if let Some(shard) = self.shard()
+            && let Some(inside) = shard.enter_fast()
+            && inside.push(node)
+        {
+            return;
         }
+        self.put_cold(node);
     }
 
-    // ── slow ──
+    /// As `take`, but the object is moved out by `read`, and the pool keeps the node. Returns false, without a call, if there
+    /// is none.
+    #[inline(always)]
+    pub(crate) fn take_value(&self, mut read: impl FnMut(Node)) -> bool {
+        if let Some(shard) = self.shard()
+            && let Some(inside) = shard.enter_fast()
+            && inside.take_value(&mut read)
+        {
+            return true;
+        }
+        self.take_value_cold(read)
+    }
+
+    /// As `put`, but the object is moved by `write` into a node that the thread has at hand, or into one that `make` allocates.
+    /// `write` is called once.
+    #[inline(always)]
+    pub(crate) fn put_value(&self, write: impl Fn(Node), make: impl Fn() -> Node) {
+        if let Some(shard) = self.shard()
+            && let Some(inside) = shard.enter_fast()
+            && inside.put_value(&write)
+        {
+            return;
+        }
+        self.put_value_cold(write, make);
+    }
+
+    // ── cold: the same where the owner passes a fence, where blanks are in the way, and where the shard must trade ──
 
     #[cold]
-    fn own(&self) -> Option<&Shard<T>> {
-        let shard = match self.shards.get() {
-            Some(shard) => shard,
-            None => self.shards.get_or_insert(|index| CachePadded::new(Shard::new(index)))?,
-        };
-        if shard.is_asked_to_retire() {
-            let (mut spare, mut rest) = (Magazine::new(), Magazine::new());
-            shard.retire_own(&mut spare, &mut rest);
-            self.retire(spare, shard.home());
-            self.retire(rest, shard.home());
-        }
-        Some(shard)
+    #[inline(never)]
+    fn take_cold(&self) -> Option<NonNull<()>> {
+        let own = self.own();
+        // A look at the number of objects spares a miss the way in.
+        let pop = || NonNull::new(own.filter(|shard| shard.has_objects())?.enter()?.pop_any()?);
+        pop().or_else(|| match self.stock_up(own) {
+            Found::InShard => pop(),
+            Found::Node(node) => Some(node),
+            Found::Nothing => None,
+        })
     }
 
     #[cold]
     #[inline(never)]
-    fn take_slow(&self) -> Option<T> {
+    fn put_cold(&self, node: Node) {
         let own = self.own();
-        self.pass_time(own, DROPS);
-        // Also what lies in the shard itself: this may be the first visit of a thread that has taken a shard over.
-        if let Some(object) = own
-            .filter(|shard| shard.hint() > 0)
-            .and_then(|shard| shard.enter()?.pop().or_else(|| shard.enter()?.pop_spare()))
-        {
-            return Some(object);
+        let Err(node) = push_any(own, node) else { return };
+        // Nothing is dropped before the node is in its place: a panic would lose it.
+        let leaving = self.make_room(own, For::Node);
+        let elsewhere = push_any(own, node).err().map(|node| self.magazine_of(node, own));
+        self.end_put(own, leaving, elsewhere);
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn take_value_cold(&self, mut read: impl FnMut(Node)) -> bool {
+        let own = self.own();
+        let take = |read: &mut dyn FnMut(Node)| {
+            let shard = own.filter(|shard| shard.has_objects());
+            shard.and_then(Shard::enter).is_some_and(|inside| inside.take_value(read))
+        };
+        take(&mut read)
+            || match self.stock_up(own) {
+                Found::InShard => take(&mut read),
+                Found::Node(node) => {
+                    read(node.as_ptr());
+                    self.put_blank(node.as_ptr());
+                    true
+                }
+                Found::Nothing => false,
+            }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn put_value_cold(&self, write: impl Fn(Node), make: impl Fn() -> Node) {
+        let own = self.own();
+        let put = || {
+            let shard = own.filter(|shard| shard.has_blanks());
+            shard.and_then(Shard::enter).is_some_and(|inside| inside.put_value(&write))
+        };
+        if put() {
+            return;
         }
-        let home = own.map_or(0, Shard::home);
-        let waiting = self.depot.pop(Role::Fresh, home).or_else(|| self.depot.pop(Role::Victim, home));
-        let mut magazine = Some(waiting.or_else(|| self.steal(own))?);
-        let object = match own.and_then(Shard::enter) {
-            Some(inside) => inside.refill(&mut magazine),
+        // As in `put_cold`.
+        let leaving = self.make_room(own, For::Value);
+        let mut elsewhere = None;
+        if !put() {
+            let node = make();
+            write(node);
+            elsewhere = push_any(own, node).err().map(|node| self.magazine_of(node, own));
+        }
+        self.end_put(own, leaving, elsewhere);
+    }
+
+    /// The object is in the shard, and a magazine had to leave for it, or it is in a magazine of its own.
+    fn end_put(&self, own: Option<&Shard>, leaving: Option<Magazine>, elsewhere: Option<Magazine>) {
+        let mut dropped = 0;
+        match (leaving, elsewhere) {
+            (Some(leaving), Some(elsewhere)) => {
+                // A drop that panics must not lose the other one, so nothing is dropped.
+                let preferred = preferred_line(own);
+                self.keep(Role::Fresh, elsewhere, preferred);
+                self.keep(leaving.generation().into(), leaving, preferred);
+            }
+            (Some(magazine), None) | (None, Some(magazine)) => dropped = self.give(magazine, own, DROPS),
+            (None, None) => {}
+        }
+        self.pass_time(own, DROPS - dropped);
+    }
+
+    // ── slow ──
+
+    fn shards(&self) -> impl Iterator<Item = &Shard> {
+        // Acquire: the shard itself.
+        let first = self.cold.shards.load(Ordering::Acquire);
+        // SAFETY: shards live as long as the store.
+        std::iter::successors(unsafe { first.as_ref() }, |shard| unsafe { shard.next().as_ref() })
+    }
+
+    fn depot(&self) -> Option<&Depot> {
+        // SAFETY: the depot lives as long as the store. Acquire: what is in it.
+        unsafe { self.cold.depot.load(Ordering::Acquire).as_ref() }
+    }
+
+    fn make_depot(&self) -> &Depot {
+        if let Some(depot) = self.depot() {
+            return depot;
+        }
+        let new = Box::into_raw(Box::new(Depot::new()));
+        let null = ptr::null_mut();
+        match self.cold.depot.compare_exchange(null, new, Ordering::AcqRel, Ordering::Acquire) {
+            // SAFETY: as in `depot`.
+            Ok(_) => unsafe { &*new },
+            Err(other) => {
+                // SAFETY: nobody else has seen ours, and the other one is as in `depot`.
+                unsafe {
+                    drop(Box::from_raw(new));
+                    &*other
+                }
+            }
+        }
+    }
+
+    /// The calling thread's shard. `None` in a late thread-local destructor.
+    fn own(&self) -> Option<&Shard> {
+        let shard = match self.shard() {
+            Some(shard) => shard,
+            None => self.adopt()?,
+        };
+        if shard.is_asked_to_retire()
+            && let Some(contents) = shard.retire_own()
+        {
+            self.retire(contents, shard.preferred_line());
+        }
+        Some(shard)
+    }
+
+    /// The shard of the calling thread's number, or a new one.
+    #[cold]
+    fn adopt(&self) -> Option<&Shard> {
+        if !thread::assign(&self.id) {
+            return None;
+        }
+        let current = thread::current()?;
+        let known = current
+            .may_own_more
+            .then(|| self.shards().find(|shard| shard.owner() == current.number))
+            .flatten();
+        let shard = known.unwrap_or_else(|| self.make_shard(current.number));
+        thread::insert(&self.id, NonNull::from(shard).cast(), known.is_some());
+        Some(shard)
+    }
+
+    fn make_shard(&self, owner: u32) -> &Shard {
+        let new = match thread::take_kept() {
+            Some(memory) => {
+                let memory = memory.cast::<CachePadded<Shard>>();
+                // SAFETY: what is kept are shards, see `drop`; nobody else has this one.
+                unsafe { memory.write(CachePadded::new(Shard::new(owner))) };
+                memory
+            }
+            None => Box::into_raw(Box::new(CachePadded::new(Shard::new(owner)))),
+        };
+        // The padding follows the shard.
+        let new = new.cast::<Shard>();
+        let mut last = self.cold.shards.load(Ordering::Relaxed);
+        loop {
+            // SAFETY: it lives as long as the store from here on.
+            let shard = unsafe { &*new };
+            shard.set_next(last);
+            // Release: the shard itself.
+            match self.cold.shards.compare_exchange_weak(last, new, Ordering::Release, Ordering::Relaxed) {
+                Ok(_) => {
+                    self.cold.shard_count.fetch_add(1, Ordering::Relaxed);
+                    return shard;
+                }
+                Err(now) => last = now,
+            }
+        }
+    }
+
+    /// Finds objects for a take: in the spare magazine, in the depot, or in another thread's shard.
+    fn stock_up(&self, own: Option<&Shard>) -> Found {
+        self.pass_time(own, DROPS);
+        let (found, met_claim) = self.find(own);
+        match own {
+            // Its objects may be on their way to the depot.
+            Some(shard) if met_claim && matches!(found, Found::Nothing) && shard.wait_for_claimer() => {
+                self.find(own).0
+            }
+            _ => found,
+        }
+    }
+
+    /// Also returns whether the own shard was claimed.
+    fn find(&self, own: Option<&Shard>) -> (Found, bool) {
+        let mut met_claim = false;
+        if let Some(shard) = own.filter(|shard| shard.hint() > 0 || shard.is_claimed()) {
+            match shard.enter() {
+                None => met_claim = true,
+                Some(inside) => {
+                    if inside.fill() {
+                        return (Found::InShard, false);
+                    }
+                    if let Some(node) = inside.pop_victim().and_then(NonNull::new) {
+                        return (Found::Node(node), false);
+                    }
+                }
+            }
+        }
+        (self.find_elsewhere(own), met_claim)
+    }
+
+    fn find_elsewhere(&self, own: Option<&Shard>) -> Found {
+        let preferred = preferred_line(own);
+        let waiting = self.depot().filter(|depot| !depot.seems_empty()).and_then(|depot| {
+            let turn = self.cold.turn.get();
+            depot.pop(turn, Role::Fresh, preferred).or_else(|| depot.pop(turn, Role::Victim, preferred))
+        });
+        let Some(mut magazine) = waiting.or_else(|| self.search(own)) else { return Found::Nothing };
+        let (found, left) = match own.and_then(Shard::enter) {
+            Some(inside) => {
+                let left = inside.stock(magazine);
+                let found = if inside.fill() {
+                    Found::InShard
+                } else {
+                    inside.pop_victim().and_then(NonNull::new).map_or(Found::Nothing, Found::Node)
+                };
+                (found, left)
+            }
             None => {
-                add(&self.tallies.hits, 1);
-                magazine.as_mut().and_then(Magazine::pop)
+                add(&self.cold.counters.hits, 1);
+                (magazine.pop().and_then(NonNull::new).map_or(Found::Nothing, Found::Node), Some(magazine))
             }
         };
-        match magazine {
-            None => {}
-            Some(blank) if blank.len() == 0 => self.depot.push_blank(blank, home),
-            Some(rest) => self.keep(rest.generation().into(), rest, home),
+        if let Some(left) = left {
+            self.keep(left.generation().into(), left, preferred);
         }
-        object
+        found
     }
 
-    /// To the depot, and due if there is no room.
-    fn keep(&self, role: Role, magazine: Magazine<T>, home: usize) {
-        if let Err(over) = self.depot.push(role, magazine, home) {
-            self.fall_due(over, home);
+    /// Makes room in the calling thread's shard. Returns a magazine that has left it.
+    fn make_room(&self, own: Option<&Shard>, room: For) -> Option<Magazine> {
+        let shard = own?;
+        let preferred = shard.preferred_line();
+        let mut empty = None;
+        let (leaving, blank) = loop {
+            let Some(inside) = shard.enter() else { break (None, None) };
+            match inside.make_room(&mut empty) {
+                Ok(leaving) => {
+                    let blank = match room {
+                        For::Node => inside.make_place(),
+                        For::Value => {
+                            inside.bring_blanks();
+                            None
+                        }
+                    };
+                    break (leaving, blank);
+                }
+                Err(NeedsEmpty) => {
+                    drop(inside);
+                    empty = Some(self.pop_empty(preferred));
+                }
+            }
+        };
+        if let Some(unused) = empty {
+            self.push_empty(unused, preferred);
+        }
+        if let Some(blank) = blank {
+            self.objects.free(blank);
+        }
+        leaving
+    }
+
+    /// A magazine with one node that is put past the shards.
+    fn magazine_of(&self, node: Node, own: Option<&Shard>) -> Magazine {
+        let mut magazine = self.pop_empty(preferred_line(own));
+        if magazine.nodes() == magazine::CAPACITY
+            && let Some(blank) = magazine.pop_blank()
+        {
+            self.objects.free(blank);
+        }
+        let pushed = magazine.push(node);
+        debug_assert!(pushed.is_ok(), "it had room");
+        add(&self.cold.counters.puts, 1);
+        magazine
+    }
+
+    // ── blanks ──
+
+    /// A node without an object, if there is one at hand.
+    pub(crate) fn take_blank(&self) -> Option<Node> {
+        self.shard().filter(|shard| shard.has_blanks())?.enter()?.pop_blank()
+    }
+
+    /// Keeps a node whose object was moved out, or frees it.
+    pub(crate) fn put_blank(&self, blank: Node) {
+        let kept = match self.shard().and_then(Shard::enter) {
+            Some(inside) => inside.push_blank(blank),
+            None => Err(blank),
+        };
+        if let Err(blank) = kept {
+            self.objects.free(blank);
         }
     }
 
-    /// A put gives to the depot. Says how many objects it dropped for want of room.
-    fn give(&self, magazine: Magazine<T>, own: Option<&Shard<T>>) -> usize {
-        let role = magazine.generation().into();
-        match self.depot.push(role, magazine, own.map_or(0, Shard::home)) {
-            Ok(()) => 0,
-            Err(over) => self.shed(over, own),
+    // ── the depot ──
+
+    /// Gives a magazine to the depot, whether there is room for it or not: without room it is expired.
+    fn keep(&self, role: Role, magazine: Magazine, preferred: usize) {
+        let role = if self.has_room(&magazine) { role } else { Role::Expired };
+        self.push(role, magazine, preferred);
+    }
+
+    fn push(&self, role: Role, magazine: Magazine, preferred: usize) {
+        if magazine.is_empty() {
+            return self.push_empty(magazine, preferred);
         }
+        self.make_depot().push(self.cold.turn.get(), role, magazine, preferred);
+    }
+
+    /// Whether the objects of a magazine may wait in the depot. Of two threads that ask at the same time both may.
+    fn has_room(&self, magazine: &Magazine) -> bool {
+        self.policy.max_idle.is_none_or(|limit| {
+            let waiting = self.depot().map_or(0, |depot| depot.waiting(self.cold.turn.get()));
+            waiting + magazine.objects() <= limit
+        })
+    }
+
+    /// A put gives a magazine to the depot. Returns how many objects it dropped for want of room, `most` at most.
+    fn give(&self, magazine: Magazine, own: Option<&Shard>, most: usize) -> usize {
+        if self.has_room(&magazine) {
+            self.push(magazine.generation().into(), magazine, preferred_line(own));
+            return 0;
+        }
+        self.shed(magazine, own, most)
     }
 
     /// There is no room for these: a few are dropped, the others stay with the thread if it has room for them, or else
-    /// are soon dropped by those who come along.
-    fn shed(&self, mut over: Magazine<T>, own: Option<&Shard<T>>) -> usize {
-        let mut rest = over.split_off(over.len().min(DROPS));
+    /// are soon dropped by the operations that follow.
+    fn shed(&self, mut over: Magazine, own: Option<&Shard>, most: usize) -> usize {
+        let preferred = preferred_line(own);
+        let dropping = self.policy.drops_in_use.then(Dropping::begin).flatten();
+        let Some(_dropping) = dropping else {
+            self.push(Role::Expired, over, preferred);
+            return 0;
+        };
+        let mut rest = over.split_off(most);
         if rest.generation() == Generation::Fresh
             && let Some(inside) = own.and_then(Shard::enter)
         {
             inside.restock(&mut rest);
         }
-        self.fall_due(rest, own.map_or(0, Shard::home));
-        let dropped = over.len();
-        add(&self.tallies.shed, dropped);
-        drop(over);
+        self.push(Role::Expired, rest, preferred);
+        let dropped = over.objects();
+        add(&self.cold.counters.shed, dropped);
+        self.objects.dispose(over);
         dropped
     }
 
-    /// To the depot, one generation older.
-    fn retire(&self, magazine: Magazine<T>, home: usize) {
-        let role = match magazine.generation() {
-            Generation::Fresh => Role::Victim,
-            Generation::Victim => Role::Due,
+    /// A magazine without objects.
+    fn pop_empty(&self, preferred: usize) -> Magazine {
+        self.depot().and_then(|depot| depot.pop_empty(preferred)).unwrap_or_else(Magazine::new)
+    }
+
+    /// Keeps the memory of a magazine, and its blanks unless the pool has a limit, or frees it.
+    fn push_empty(&self, mut magazine: Magazine, preferred: usize) {
+        if self.policy.max_idle.is_some() {
+            self.objects.free_blanks(&mut magazine);
+        }
+        let kept = match self.depot() {
+            Some(depot) => depot.push_empty(magazine, preferred),
+            None => Err(magazine),
         };
-        self.keep(role, magazine, home);
-    }
-
-    fn fall_due(&self, magazine: Magazine<T>, home: usize) {
-        let pushed = self.depot.push(Role::Due, magazine, home);
-        debug_assert!(pushed.is_ok(), "there is room for any number of those");
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn put_slow(&self, object: T) {
-        let own = self.own();
-        let dropped = self.put_beyond(object, own);
-        self.pass_time(own, DROPS - dropped);
-    }
-
-    /// Says how many objects were dropped for want of room.
-    fn put_beyond(&self, mut object: T, own: Option<&Shard<T>>) -> usize {
-        let mut empty = None;
-        if let Some(shard) = own {
-            // The first time without a magazine at hand; nothing is allocated inside.
-            for _ in 0..2 {
-                let Some(inside) = shard.enter() else { break };
-                object = match inside.push(object) {
-                    Ok(()) => return 0,
-                    Err(object) => object,
-                };
-                let Some(inside) = shard.enter() else { break };
-                match inside.push_spare(object, &mut empty) {
-                    Ok(None) => return 0,
-                    Ok(Some(leaving)) => return self.give(leaving, own),
-                    Err(back) => object = back,
-                }
-                empty = Some(self.depot.pop_blank(shard.home()));
-            }
-        }
-        // The shard is claimed, or there is none: straight to the depot.
-        let mut magazine = empty.unwrap_or_else(Magazine::new);
-        // An empty magazine has room for one.
-        let _ = magazine.push(object);
-        self.give(magazine, own)
-    }
-
-    /// A part of what another thread holds.
-    fn steal(&self, own: Option<&Shard<T>>) -> Option<Magazine<T>> {
-        if !self.dear && own.is_some_and(|own| !own.may_search()) {
-            return None;
-        }
-        self.search(own)
-    }
-
-    fn search(&self, own: Option<&Shard<T>>) -> Option<Magazine<T>> {
-        let others =
-            || self.shards.iter().filter(|shard| own.is_none_or(|own| !std::ptr::eq(own, &***shard)));
-        if others().all(|shard| shard.hint() == 0) {
-            return None;
-        }
-        let mut loot = Magazine::new();
-        for shard in others().filter(|shard| shard.hint() > 0) {
-            let Some(claim) = shard.claim() else { continue };
-            // One barrier each: most often the first shard that has something is free.
-            if seldom_fence().is_err() {
-                break;
-            }
-            if let Ok(claimed) = claim.enter() {
-                claimed.take_some(&mut loot);
-            }
-            if loot.len() > 0 {
-                add(&self.tallies.stolen, 1);
-                return Some(loot);
-            }
-        }
-        None
-    }
-
-    // ── the passing of time ──
-
-    /// One generation passes. The objects whose time is up are dropped here.
-    pub(crate) fn age(&self) {
-        let due = loop {
-            let turn = self.depot.turn();
-            let due = self.depot.take_due(turn);
-            self.depot.drop_blanks();
-            if self.depot.pass(turn) {
-                break due;
-            }
-            // Another was quicker: its turn is not ours.
-            self.reprieve(due);
-        };
-        self.retire_shards(Patience::Some);
-        let turn = self.depot.turn();
-        let retired = self.depot.take_due(turn);
-        if self.depot.turn() == turn {
-            self.drop_all([due, retired], &self.tallies.aged);
-        } else {
-            self.reprieve(retired);
-            self.drop_all([due], &self.tallies.aged);
-        }
-    }
-
-    /// What was taken as due when the turn was over already: somebody may have put it just now.
-    fn reprieve(&self, mut list: List<T>) {
-        while let Some(magazine) = list.pop() {
-            self.keep(Role::Victim, magazine, 0);
-        }
-    }
-
-    /// On a slow path: drops a few objects that are due, at most so many, or if there are none lets a generation pass
-    /// when it is over.
-    fn pass_time(&self, own: Option<&Shard<T>>, most: usize) {
-        let look = own.is_none_or(Shard::visit);
-        if look && let Some(own) = own {
-            own.give_searches();
-        }
-        let home = own.map_or(0, Shard::home);
-        if self.depot.has(Role::Due) {
-            if most > 0
-                && let Some(mut magazine) = self.depot.pop(Role::Due, home)
-            {
-                let rest = magazine.split_off(magazine.len().min(most));
-                self.fall_due(rest, home);
-                add(&self.tallies.aged, magazine.len());
-                drop(magazine);
-            }
-        } else if look && self.tide.expired() && self.depot.pass(self.depot.turn()) {
-            self.retire_shards(Patience::None);
-        }
-    }
-
-    /// Drops all that the pool holds, of every thread.
-    pub(crate) fn clear(&self) {
-        self.retire_shards(Patience::Some);
-        self.depot.drop_blanks();
-        self.drop_all(self.depot.take_all(), &self.tallies.cleared);
-    }
-
-    fn drop_all<const N: usize>(&self, lists: [List<T>; N], tally: &AtomicU64) {
-        // Counted before the first drop: an object's drop may look, or panic; then the lists drop the rest.
-        add(tally, lists.iter().map(List::count).sum());
-        for mut list in lists {
-            while let Some(magazine) = list.pop() {
-                drop(magazine);
-            }
-        }
-    }
-
-    /// Makes victims of what lies in the shards.
-    ///
-    /// All are claimed first and share one barrier; an owner that is at work meets the claim and goes to the depot.
-    fn retire_shards(&self, patience: Patience) {
-        let mut claims: Vec<Claim<'_, T>> = Vec::new();
-        for shard in self.shards.iter().filter(|shard| shard.hint() > 0) {
-            claims.extend(shard.claim());
-        }
-        if claims.is_empty() {
-            return;
-        }
-        if seldom_fence().is_err() {
-            // Nobody may go in now, but the owners can do it by themselves.
-            claims.into_iter().for_each(Claim::ask_to_retire);
-            return;
-        }
-        for mut claim in claims {
-            let home = claim.home();
-            let (mut spare, mut rest) = (Magazine::new(), Magazine::new());
-            // An owner that has been asked before, and has not come since, will not be out in a moment: it sleeps, or
-            // was lost in a fork.
-            let most = match patience {
-                Patience::Some if !claim.has_asked() => SPINS + YIELDS,
-                _ => 0,
-            };
-            let mut turns = 0;
-            loop {
-                match claim.enter() {
-                    Ok(claimed) => {
-                        claimed.take_all(&mut spare, &mut rest);
-                        break;
-                    }
-                    Err(busy) if turns < most => claim = busy,
-                    Err(busy) => {
-                        busy.ask_to_retire();
-                        break;
-                    }
-                }
-                turns += 1;
-                if turns < SPINS { spin_loop() } else { yield_now() }
-            }
-            self.retire(spare, home);
-            self.retire(rest, home);
-        }
-    }
-
-    // ── for models ──
-
-    #[cfg(all(test, cenote_loom, not(cenote_shuttle)))]
-    fn give_for_models(&self, objects: impl IntoIterator<Item = T>) {
-        let mut magazine = Magazine::new();
-        for object in objects {
-            assert!(magazine.push(object).is_ok());
-        }
-        self.give(magazine, None);
-    }
-
-    #[cfg(all(test, cenote_loom, not(cenote_shuttle)))]
-    fn take_from_depot_for_models(&self) -> Option<Magazine<T>> {
-        self.depot.pop(Role::Fresh, 0)
-    }
-
-    #[cfg(all(test, cenote_loom))]
-    fn leave_for_models(&self) {
-        self.shards.leave();
-    }
-
-    #[cfg(all(test, cenote_loom))]
-    fn ask_all_to_retire_for_models(&self) {
-        for shard in self.shards.iter() {
-            if let Some(claim) = shard.claim() {
-                claim.ask_to_retire();
-            }
+        if let Err(mut magazine) = kept {
+            self.objects.free_blanks(&mut magazine);
         }
     }
 
     // ── counters ──
 
     pub(crate) fn count_made(&self) {
-        add(&self.tallies.made, 1);
+        match self.shard() {
+            Some(shard) => shard.count_made(),
+            None => add(&self.cold.counters.made, 1),
+        }
     }
 
+    #[cold]
     pub(crate) fn count_refused(&self) {
-        add(&self.tallies.refused, 1);
+        match self.shard() {
+            Some(shard) => shard.count_refused(),
+            None => add(&self.cold.counters.refused, 1),
+        }
     }
 
     /// The counters, added up shard by shard. Waits for nobody.
     pub(crate) fn stats(&self) -> Stats {
-        let Tallies { made, hits, stolen, refused, shed, aged, cleared } = &self.tallies;
-        let read = |tally: &AtomicU64| tally.load(Ordering::Relaxed);
+        let Counters { made, refused, hits, puts, kept, stolen, shed, aged, cleared, drained } =
+            &self.cold.counters;
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let mut stats = Stats {
             made: read(made),
             hits: read(hits),
-            kept: 0,
+            kept: read(puts),
             stolen: read(stolen),
             refused: read(refused),
             shed: read(shed),
             aged: read(aged),
             cleared: read(cleared),
-            idle: self.depot.count(),
+            drained: read(drained),
+            idle: self.depot().map_or(0, Depot::objects),
         };
-        for shard in self.shards.iter() {
-            shard.add_to(&mut stats);
+        for shard in self.shards() {
+            stats.made += shard.made();
+            stats.refused += shard.refused();
+            stats.hits += shard.hits();
+            stats.kept += shard.puts();
+            stats.idle += shard.hint();
         }
-        // Not counted: it follows from where the objects are now, or went.
-        stats.kept = stats.hits + stats.shed + stats.aged + stats.cleared + stats.idle as u64;
+        // What a thread that is inside a shard has not counted yet was counted by an earlier snapshot, perhaps.
+        stats.kept = stats.kept.max(kept.fetch_max(stats.kept, Ordering::Relaxed));
         stats
     }
 }
 
-impl<T: Send> Drop for Cache<T> {
-    /// By way of the depot, which is dropped next, so that an object whose drop panics keeps none of the others, of whichever thread, from being dropped.
-    fn drop(&mut self) {
-        for shard in self.shards.iter() {
-            let (mut spare, mut rest) = (Magazine::new(), Magazine::new());
-            // SAFETY: `&mut self`: nobody else has the pool.
-            unsafe { shard.empty(&mut spare, &mut rest) };
-            self.fall_due(spare, shard.home());
-            self.fall_due(rest, shard.home());
-        }
+/// Where in the depot a thread looks first.
+fn preferred_line(own: Option<&Shard>) -> usize {
+    own.map_or(0, Shard::preferred_line)
+}
+
+fn push_any(own: Option<&Shard>, node: Node) -> Result<(), Node> {
+    match own.filter(|shard| shard.has_place()).and_then(Shard::enter) {
+        Some(inside) => inside.push_any(node),
+        None => Err(node),
     }
 }
 
-/// The fence of those who visit another thread's shard, after the claim.
-fn seldom_fence() -> Result<(), fence::Unordered> {
-    if fence::is_asymmetric() {
-        fence::heavy()
-    } else {
-        fence::full();
-        Ok(())
+impl Drop for Store {
+    /// All memory of the store is freed before the first object is dropped, so that an object whose drop panics keeps nothing
+    /// else from being freed.
+    fn drop(&mut self) {
+        let mut all = dispose::Disposal::new(&self.objects);
+        let number = thread::number_if_any();
+        let mut next = self.cold.shards.load(Ordering::Relaxed);
+        while !next.is_null() {
+            // SAFETY: `&mut self`: nobody else has the store, and so a shard of it.
+            let (shard, contents) = unsafe { (&*next, (*next).empty()) };
+            all.push_contents(contents);
+            let current = std::mem::replace(&mut next, shard.next());
+            // SAFETY: `make_shard` made it as a box or took it from here, and nobody follows an old table entry: see `thread`.
+            unsafe {
+                if Some(shard.owner()) != number || !thread::keep(current.cast(), free_shard) {
+                    free_shard(current.cast());
+                }
+            }
+        }
+        let depot = self.cold.depot.load(Ordering::Relaxed);
+        if !depot.is_null() {
+            // SAFETY: `make_depot` made it as a box, and nobody else has the store.
+            let depot = unsafe { Box::from_raw(depot) };
+            all.append(depot.take_all());
+            all.append(depot.take_empty());
+        }
+        let _dropping = Dropping::begin();
+        all.dispose();
     }
+}
+
+/// # Safety
+///
+/// It is a shard that was made as a box, is empty, and is not used again.
+unsafe fn free_shard(shard: *mut ()) {
+    // SAFETY: the caller's promise.
+    drop(unsafe { Box::from_raw(shard.cast::<CachePadded<Shard>>()) });
 }

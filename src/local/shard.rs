@@ -1,203 +1,333 @@
-//! One thread's objects, behind a lock that is biased towards that thread.
+//! One thread's nodes, behind a lock that is biased towards that thread.
 //!
 //! # Protocol
 //!
-//! Two words decide who may touch the objects: `busy`, written by the owner alone, and `claim`, written by others.
+//! Two words decide which thread may touch the nodes: `busy`, written by the owner alone, and `claim`, written by remote
+//! threads.
 //!
 //! ```text
-//!  the owner                               anyone else
-//!  busy = 1                                claim: CLAIMED set by an exchange, once for all others
+//!  the owner                               a remote thread
+//!  busy = 1                                claim: CLAIMED set by an exchange, once for all remote threads
 //!  light fence                             heavy fence
 //!  claim == 0 ?                            busy == 0 ?
 //!    yes: inside                             yes: inside
-//!    no:  the cold way                       no:  the owner is inside or about to enter: wait a little, or
+//!    no:  the cold path                      no:  the owner is inside or about to enter: wait a little, or
 //!  busy = 0 (Release)                             give up
 //!                                          CLAIMED cleared (Release)
 //! ```
 //!
 //! * Each side writes its word, passes its fence, and reads the other's. The fences are a pair (see
 //!   [`fence`](crate::primitive::fence)), so at least one sees the other, and at most one is inside.
-//! * The owner's load of `claim` is Acquire: it sees what the last claimer did. A relaxed one would do on x86,
-//!   but is a race by the model: loom shows it.
-//! * The owner meets a claim by leaving: its operation goes to the depot instead. So it never waits.
-//! * `claim` also says, by its bit [`SYMMETRIC`], that there is no heavy fence here: then the owner takes the cold way each
-//!   time, where it passes a full fence. One word that is zero is all that a hit looks at.
-//! * A claimer that gives up on a busy owner may leave a request ([`RETIRE`]): the owner meets it at its next
-//!   operation, the cold way, and serves it.
+//! * The owner's load of `claim` is Acquire: it sees what the last remote thread did. A relaxed load would do on x86,
+//!   but is a race by the memory model: loom reports it.
+//! * An owner that finds a claim leaves: its operation goes to the depot instead. So it need not wait. (Only before a miss it
+//!   does, for about a microsecond: an object may cost much more to make.)
+//! * The bit [`SYMMETRIC`] in `claim` says that the owner does not rely on the heavy fence: it takes the cold path each
+//!   time and passes a full fence there, and so does a remote thread. One word that is zero is all that a hit looks at.
+//!   Once the process has the heavy fence the owner clears the bit, by an exchange that fails while the shard is claimed: a
+//!   remote thread chooses its fence by the bit that its own exchange has seen.
+//! * A remote thread that gives up on a busy owner may leave a request ([`RETIRE`]): the owner meets it at its next
+//!   operation, on the cold path, and serves it.
 //! * A claim carries the [`generation`](fence::generation) of its process. In a forked child a claim of the parent's is
-//!   nobody's: the owner, who is the thread that forked, takes over, and abandons what the claimer may have been in the
-//!   middle of. Other threads' shards that were busy at the fork stay out of reach in the child.
-//! * Inside, no code of a user runs, nothing is allocated, and nothing can panic.
+//!   nobody's: the owner, if it is the thread that forked, or the next thread that claims takes over, and abandons what the
+//!   parent's thread may have been in the middle of. Shards whose owners were busy at the fork stay out of reach in the child.
+//! * Inside, no code of a user runs, nothing is allocated, and nothing can panic. (An object that is taken or put by value
+//!   is moved inside: a copy of bytes.)
 //!
-//! Owners are told apart by [`ThreadMap`](crate::primitive::thread_map::ThreadMap): a dead owner's last operation happens
-//! before its heir's first.
+//! The owner of a shard is the thread that has its [number](crate::primitive::thread): what a dead owner did last happens
+//! before what its heir does first.
 
-use std::mem::MaybeUninit;
-use std::ptr;
+use std::ptr::{self, NonNull};
 
-use super::magazine::{Generation, Magazine, capacity};
+use super::magazine::{CAPACITY, Generation, Magazine};
+use super::rack::{Node, Rack, no_nodes};
+use super::search::Looks;
 use crate::primitive::UnsafeCell;
-use crate::primitive::atomic::{AtomicU32, AtomicU64, Ordering};
-use crate::primitive::{clock, fence};
-use crate::stats::Stats;
+use crate::primitive::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use crate::primitive::{fence, spin_loop};
 
-/// Somebody else is inside, or waits for the owner to leave.
+/// A remote thread is inside, or waits for the owner to leave.
 const CLAIMED: u32 = 1;
-/// There is no heavy fence: both sides pass full ones. Set at birth, or never.
+/// The owner does not rely on the heavy fence: both sides pass full fences.
 const SYMMETRIC: u32 = 2;
-/// The owner is asked to send what it has away, as a victim of ageing.
+/// The owner is asked to send what it has away, as victims of aging.
 const RETIRE: u32 = 4;
-/// The rest of the word: the claimer's generation.
+/// The rest of the word: the generation of the process that claimed.
 const GENERATION: u32 = 3;
 
 fn this_generation() -> u32 {
     fence::generation() << GENERATION
 }
 
-/// Of [`Shard::word`]: the number of objects is at most 16.
-const LEN_BITS: u32 = 8;
-const LEN: u64 = (1 << LEN_BITS) - 1;
-/// One hit more.
-const HIT: u64 = 1 << LEN_BITS;
-
-/// Visits of the slow paths between two looks at the clock.
-const LOOKS: u64 = 8;
-
-/// Searches of the other shards that an owner may do at once, and how many it is given back for each millisecond: so they
-/// take a small part of its time, and of the others'.
-const SEARCHES: u32 = 64;
-const SEARCHES_PER_MS: u64 = 8;
-
-/// Bytes in a shard for objects.
-const BYTES: usize = 128;
-const MOST: usize = if cfg!(cenote_loom) { 2 } else { 16 };
-const ALIGN: usize = 16;
-
-/// How many `T` a shard holds in itself: as many as fit 128 bytes, at most 16; none that needs to be aligned
-/// to more than 16 bytes.
-pub(super) const fn inline<T>() -> usize {
-    if align_of::<T>() > ALIGN {
-        return 0;
-    }
-    match size_of::<T>() {
-        0 => MOST,
-        size => {
-            let fit = BYTES / size;
-            if fit > MOST { MOST } else { fit }
-        }
-    }
+/// Whether a claim is that of a thread of the parent process.
+fn is_of_another_process(claim: u32) -> bool {
+    claim & CLAIMED != 0 && claim >> GENERATION != this_generation() >> GENERATION
 }
 
-#[repr(align(16))]
-struct Places([MaybeUninit<u8>; BYTES]);
+/// Of [`Shard::word`]: the low bits count the objects, the next ones the blanks. Together they are at most [`PLACES`].
+const COUNT_BITS: u32 = 5;
+const _: () = assert!(PLACES < 1 << COUNT_BITS);
+const COUNT: u64 = (1 << COUNT_BITS) - 1;
+const OBJECT: u64 = 1;
+const BLANK: u64 = 1 << COUNT_BITS;
+const BLANKS: u64 = COUNT << COUNT_BITS;
+/// One hit more.
+const HIT: u64 = 1 << (2 * COUNT_BITS);
 
+/// How many nodes a shard holds in itself: as many as a magazine, so that what overflows fills one.
+pub(super) const PLACES: usize = CAPACITY;
+
+/// Turns of a spinning wait for a remote thread.
+const WAIT: u32 = if cfg!(cenote_loom) { 0 } else { 100 };
+
+/// Cold operations of an owner between two looks at the clock.
+const LOOKS: u64 = if cfg!(cenote_loom) { 1 } else { 8 };
+
+/// What the owner writes in each hit comes first, with the first places, on one cache line. The beginning of a shard is
+/// aligned by [`CachePadded`](crossbeam_utils::CachePadded).
 #[repr(C)]
-pub(super) struct Shard<T> {
+pub(super) struct Shard {
     /// 1 while the owner is inside or looks whether it may be. Written by the owner alone.
     busy: AtomicU32,
     /// See the protocol. Zero: the owner may enter.
     claim: AtomicU32,
-    /// Two numbers in one word, so that a hit writes one word for both. The low [`LEN_BITS`]: how many of `places` hold
-    /// objects, the first ones. The rest: the hits. Written by whoever is inside; for others a hint.
+    /// Three numbers in one word, so that a hit writes one word for all: objects and blanks in `places`, see [`Rack`], and the
+    /// hits. Written by the thread that is inside; for others a hint.
     word: AtomicU64,
-    /// Searches of the other shards that the owner may do now, up to [`SEARCHES`]. The owner's.
-    searches: AtomicU32,
-    /// When it was given some, in ms of the clock, less what does not fit. The owner's.
-    given: AtomicU32,
-    /// Visits of the slow paths. The owner's.
-    visits: AtomicU64,
+    /// Touched by the thread that is inside.
+    stock: UnsafeCell<Stock>,
     /// The objects in `spare`, for others: a hint.
-    spare_len: AtomicU32,
-    /// Where in the depot the owner looks first.
-    home: u32,
-    /// Touched by whoever is inside.
-    stock: UnsafeCell<Stock<T>>,
+    spare_objects: AtomicU32,
+    /// Whether there are magazines, which may hold blanks, for others: a hint.
+    has_magazines: AtomicU32,
+    /// The number of the thread that owns the shard.
+    owner: u32,
+    /// Objects that moved into `places` other than by a put, or were hits elsewhere; counted before `word` changes. Written
+    /// by the thread that is inside.
+    moved_in: AtomicU64,
+    /// Objects that moved out of `places` other than by a hit; counted after `word` has changed. Written by the thread that is
+    /// inside.
+    moved_out: AtomicU64,
+    /// The shard that was made before this one. Set before it is published.
+    next: AtomicPtr<Shard>,
+    /// Written by the owner in every cold operation, so apart from what others read.
+    private: Private,
 }
 
-struct Stock<T> {
-    /// Fresh objects.
-    places: Places,
-    /// What does not fit `places`, or victims that came from the depot and are used one by one. Often empty, but kept
-    /// for its memory.
-    spare: Option<Magazine<T>>,
-    /// Has no objects: kept for its memory, to take the place of `spare` when that leaves.
-    blank: Option<Magazine<T>>,
+/// The owner's notes.
+#[derive(Debug)]
+#[repr(C, align(64))]
+struct Private {
+    /// Objects that were made by the owner.
+    made: AtomicU64,
+    /// Objects that the owner's hook has refused.
+    refused: AtomicU64,
+    /// Cold operations.
+    visits: AtomicU64,
+    /// How the owner searches.
+    looks: Looks,
+    /// Where the owner's next search begins; null: with the first shard.
+    cursor: AtomicPtr<Shard>,
 }
 
-// SAFETY: the objects are touched by one thread at a time (the protocol above), so `T: Send` is enough.
-unsafe impl<T: Send> Sync for Shard<T> {}
-// SAFETY: a shard owns its objects.
-unsafe impl<T: Send> Send for Shard<T> {}
+#[repr(C)]
+struct Stock {
+    /// Fresh objects, and blanks.
+    places: [Node; PLACES],
+    /// What does not fit `places`, or victims that came from the depot and are used one by one. Often without objects, but
+    /// kept for its memory and its blanks.
+    spare: Option<Magazine>,
+    /// Has no objects: kept for its memory and its blanks, to take the place of `spare` when that leaves.
+    empty: Option<Magazine>,
+}
+
+// SAFETY: the nodes are touched by one thread at a time (the protocol above), and may move to another one.
+unsafe impl Sync for Shard {}
+// SAFETY: as above.
+unsafe impl Send for Shard {}
+
+/// A panic cannot leave a shard half-changed: nothing inside can panic.
+impl std::panic::UnwindSafe for Shard {}
+impl std::panic::RefUnwindSafe for Shard {}
 
 /// The owner, inside. Leaves when it is dropped.
-pub(super) struct Inside<'a, T>(&'a Shard<T>);
+pub(super) struct Inside<'a>(&'a Shard);
 
-/// Somebody else, who has claimed the shard but does not know yet whether the owner is out.
-pub(super) struct Claim<'a, T>(&'a Shard<T>);
+/// A remote thread that has claimed the shard but does not know yet whether the owner is out.
+pub(super) struct Claim<'a> {
+    shard: &'a Shard,
+    /// Whether the owner relies on the heavy fence.
+    needs_heavy_fence: bool,
+    /// The claim of a thread of the parent process, which may have moved half of what is in the shard.
+    inherited: Option<u32>,
+}
 
-/// Somebody else, inside. Leaves when it is dropped.
-pub(super) struct Claimed<'a, T>(Claim<'a, T>);
+/// A remote thread, inside. Leaves when it is dropped.
+pub(super) struct Claimed<'a>(Claim<'a>);
 
-impl<T> Shard<T> {
-    /// The shard that was made as the `index`th of its pool.
-    pub(super) fn new(index: usize) -> Self {
+/// Everything that a shard held: by age, and blanks.
+#[derive(Debug)]
+pub(super) struct Contents {
+    /// With the objects of `spare` alone if they are older than the others.
+    pub(super) spare: Option<Magazine>,
+    pub(super) places: [Node; PLACES],
+    pub(super) objects: usize,
+    pub(super) nodes: usize,
+    pub(super) empty: Option<Magazine>,
+}
+
+impl Shard {
+    pub(super) fn new(owner: u32) -> Self {
         let claim = if fence::is_asymmetric() { 0 } else { SYMMETRIC };
         Shard {
             busy: AtomicU32::new(0),
             claim: AtomicU32::new(claim),
             word: AtomicU64::new(0),
-            spare_len: AtomicU32::new(0),
-            searches: AtomicU32::new(SEARCHES),
-            given: AtomicU32::new(0),
-            visits: AtomicU64::new(0),
-            home: index as u32,
-            stock: UnsafeCell::new(Stock {
-                places: Places([MaybeUninit::uninit(); BYTES]),
-                spare: None,
-                blank: None,
-            }),
+            stock: UnsafeCell::new(Stock { places: no_nodes(), spare: None, empty: None }),
+            spare_objects: AtomicU32::new(0),
+            has_magazines: AtomicU32::new(0),
+            owner,
+            moved_in: AtomicU64::new(0),
+            moved_out: AtomicU64::new(0),
+            next: AtomicPtr::new(ptr::null_mut()),
+            private: Private {
+                made: AtomicU64::new(0),
+                refused: AtomicU64::new(0),
+                visits: AtomicU64::new(0),
+                looks: Looks::new(),
+                cursor: AtomicPtr::new(ptr::null_mut()),
+            },
         }
+    }
+
+    /// Hints to the owner itself, which are true unless a remote thread is at work: whether objects, blanks, and free places are in
+    /// `places`.
+    pub(super) fn has_objects(&self) -> bool {
+        self.word.load(Ordering::Relaxed) & COUNT != 0
+    }
+
+    pub(super) fn has_blanks(&self) -> bool {
+        self.word.load(Ordering::Relaxed) & BLANKS != 0
+    }
+
+    pub(super) fn has_place(&self) -> bool {
+        self.nodes() < PLACES
     }
 
     /// About how many objects are in here.
     pub(super) fn hint(&self) -> usize {
-        self.filled() + self.spare_len.load(Ordering::Relaxed) as usize
+        self.objects() + self.spare_objects.load(Ordering::Relaxed) as usize
     }
 
-    pub(super) fn home(&self) -> usize {
-        self.home as usize
+    /// Whether there may be anything in here, blanks and empty magazines included.
+    pub(super) fn may_hold_anything(&self) -> bool {
+        self.nodes() > 0 || self.has_magazines.load(Ordering::Relaxed) != 0
     }
 
-    /// Adds this shard's share to a snapshot.
-    pub(super) fn add_to(&self, stats: &mut Stats) {
-        stats.hits += self.word.load(Ordering::Relaxed) >> LEN_BITS;
-        stats.idle += self.hint();
+    /// A hint: whether a remote thread is at work in here.
+    pub(super) fn is_claimed(&self) -> bool {
+        // Acquire: if a claimer has left, what it took is seen to be in the depot.
+        self.claim.load(Ordering::Acquire) & CLAIMED != 0
+    }
+
+    /// Waits for a remote thread to leave, for a microsecond or so. Returns whether there is a time to wait: a model tries all
+    /// schedules, and would only try the same twice.
+    pub(super) fn wait_for_claimer(&self) -> bool {
+        // The owner looks again when it enters.
+        let mut turns = 0;
+        while turns < WAIT && self.is_claimed() {
+            spin_loop();
+            turns += 1;
+        }
+        WAIT > 0
+    }
+
+    /// A hint: whether the owner is at work in here at this moment.
+    pub(super) fn is_busy(&self) -> bool {
+        self.busy.load(Ordering::Relaxed) != 0
+    }
+
+    pub(super) fn owner(&self) -> u32 {
+        self.owner
+    }
+
+    /// Where in the depot the owner looks first.
+    pub(super) fn preferred_line(&self) -> usize {
+        self.owner as usize
+    }
+
+    pub(super) fn next(&self) -> *mut Shard {
+        // Relaxed: it was set before the shard was published.
+        self.next.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_next(&self, next: *mut Shard) {
+        self.next.store(next, Ordering::Relaxed);
+    }
+
+    /// Where the owner's next search begins.
+    pub(super) fn cursor(&self) -> *mut Shard {
+        self.private.cursor.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_cursor(&self, shard: *mut Shard) {
+        self.private.cursor.store(shard, Ordering::Relaxed);
+    }
+
+    pub(super) fn hits(&self) -> u64 {
+        self.word.load(Ordering::Relaxed) >> (2 * COUNT_BITS)
+    }
+
+    /// The objects that were put here. While a thread is inside this may be too low, and never too high: a put counts
+    /// nothing, and what was put follows from the objects that are here, and those that came and went.
+    pub(super) fn puts(&self) -> u64 {
+        // Acquire: `word` as it was after that, and `moved_in` as it was before what `word` says.
+        let moved_out = self.moved_out.load(Ordering::Acquire);
+        let word = self.word.load(Ordering::Acquire);
+        let moved_in = self.moved_in.load(Ordering::Relaxed);
+        ((word & COUNT) + (word >> (2 * COUNT_BITS)) + moved_out).saturating_sub(moved_in)
+    }
+
+    pub(super) fn made(&self) -> u64 {
+        self.private.made.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn refused(&self) -> u64 {
+        self.private.refused.load(Ordering::Relaxed)
     }
 
     // ── the owner ──
 
-    /// The owner goes in. `None` if somebody else is inside, or if this comes from a signal handler in the middle of
-    /// another operation of the owner's.
+    /// The owner goes in, by the one path that is fast. `None` says to try [`enter`](Self::enter).
     #[inline(always)]
-    pub(super) fn enter(&self) -> Option<Inside<'_, T>> {
-        // Relaxed, both: the owner's own word. Those who claim read it behind their fence.
+    pub(super) fn enter_fast(&self) -> Option<Inside<'_>> {
+        // Relaxed, both: the owner's own word. Threads that claim read it behind their fence.
         if self.busy.load(Ordering::Relaxed) != 0 {
             return None;
         }
         self.busy.store(1, Ordering::Relaxed);
+        let inside = Inside(self);
         fence::light();
-        if self.claim.load(Ordering::Acquire) != 0 {
-            return self.enter_cold();
-        }
-        Some(Inside(self))
+        (self.claim.load(Ordering::Acquire) == 0).then_some(inside)
     }
 
-    #[cold]
-    #[inline(never)]
-    fn enter_cold(&self) -> Option<Inside<'_, T>> {
+    /// The owner goes in. `None` if a remote thread is inside, or if this comes from a signal handler in the middle of
+    /// another operation of the owner's.
+    pub(super) fn enter(&self) -> Option<Inside<'_>> {
+        if self.is_busy() {
+            return None;
+        }
+        // Relaxed: a guess, which spares an owner that needs a fence the attempt without one.
+        let fast = if self.claim.load(Ordering::Relaxed) == 0 { self.enter_fast() } else { None };
+        fast.or_else(|| self.enter_cold())
+    }
+
+    fn enter_cold(&self) -> Option<Inside<'_>> {
+        self.busy.store(1, Ordering::Relaxed);
         let inside = Inside(self);
+        fence::light();
         let mut claim = self.claim.load(Ordering::Acquire);
-        if claim & CLAIMED != 0 && claim >> GENERATION != this_generation() >> GENERATION {
+        if is_of_another_process(claim) {
             // Only after a fork: see the protocol. The claimer does not exist in this process.
             self.abandon();
             claim &= SYMMETRIC;
@@ -206,37 +336,39 @@ impl<T> Shard<T> {
         if claim & SYMMETRIC != 0 {
             fence::full();
             claim = self.claim.load(Ordering::Acquire);
+            if claim & CLAIMED == 0 && fence::is_asymmetric() {
+                // From the exchange on remote threads use the heavy fence, and find `busy` set. Acquire: what the last of
+                // them did. Release: that the process has the heavy fence.
+                let switched = claim & !SYMMETRIC;
+                claim = self
+                    .claim
+                    .compare_exchange(claim, switched, Ordering::AcqRel, Ordering::Acquire)
+                    .map_or_else(|now| now, |_| switched);
+            }
         }
         // With a claim or a request `inside` is dropped here: the owner leaves.
         (claim & (CLAIMED | RETIRE) == 0).then_some(inside)
     }
 
-    /// Whether the owner may search the other shards now, which it then does. A search costs those that it looks at a cache
-    /// miss, and what it takes things from a barrier; where all starve it finds little.
-    pub(super) fn may_search(&self) -> bool {
-        let searches = self.searches.load(Ordering::Relaxed);
-        self.searches.store(searches.saturating_sub(1), Ordering::Relaxed);
-        searches > 0
-    }
-
-    /// The owner looks at the clock: time has passed for new searches.
-    pub(super) fn give_searches(&self) {
-        let searches = self.searches.load(Ordering::Relaxed);
-        if searches < SEARCHES {
-            let now = clock::now_ms() as u32;
-            let passed = now.wrapping_sub(self.given.load(Ordering::Relaxed));
-            let given = (u64::from(passed) * SEARCHES_PER_MS).min(SEARCHES.into()) as u32;
-            self.given.store(now, Ordering::Relaxed);
-            self.searches.store((searches + given).min(SEARCHES), Ordering::Relaxed);
-        }
-    }
-
-    /// The owner visits a slow path. Whether it should look at the clock: now and then is enough, since a look costs
+    /// The owner is on a cold path. Whether it should look at the clock: now and then is enough, since a look costs
     /// as much as a miss.
     pub(super) fn visit(&self) -> bool {
-        let visits = self.visits.load(Ordering::Relaxed);
-        self.visits.store(visits.wrapping_add(1), Ordering::Relaxed);
+        let visits = self.private.visits.load(Ordering::Relaxed);
+        self.private.visits.store(visits.wrapping_add(1), Ordering::Relaxed);
         visits.is_multiple_of(LOOKS)
+    }
+
+    pub(super) fn count_made(&self) {
+        // The owner alone writes it.
+        self.private.made.store(self.private.made.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    pub(super) fn looks(&self) -> &Looks {
+        &self.private.looks
+    }
+
+    pub(super) fn count_refused(&self) {
+        self.private.refused.store(self.private.refused.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
 
     /// Whether the owner has been asked to retire what it has.
@@ -244,321 +376,483 @@ impl<T> Shard<T> {
         self.claim.load(Ordering::Relaxed) & RETIRE != 0
     }
 
-    /// The owner serves the request: everything moves into the two magazines, which must be empty. Nothing happens if
-    /// somebody else is inside.
-    pub(super) fn retire_own(&self, spare: &mut Magazine<T>, rest: &mut Magazine<T>) {
-        if self.busy.load(Ordering::Relaxed) != 0 {
-            return;
+    /// The owner serves the request: everything moves out. `None` if a remote thread is inside, or if this comes from a
+    /// signal handler.
+    pub(super) fn retire_own(&self) -> Option<Contents> {
+        if self.is_busy() {
+            return None;
         }
         self.busy.store(1, Ordering::Relaxed);
         let inside = Inside(self);
-        // A full fence serves in both modes; this is the cold way.
+        // A full fence serves in both modes; this is a cold path.
         fence::full();
-        if self.claim.load(Ordering::Acquire) & CLAIMED == 0 {
-            self.stock_mut(|stock| self.give_all(stock, spare, rest));
-            self.claim.fetch_and(!RETIRE, Ordering::Relaxed);
+        if self.claim.load(Ordering::Acquire) & CLAIMED != 0 {
+            return None;
         }
+        let contents = self.take_contents();
+        self.claim.fetch_and(!RETIRE, Ordering::Relaxed);
         drop(inside);
+        Some(contents)
     }
 
-    /// Forgets what is in here: somebody may have moved half of it.
+    /// Forgets what is in here: a claimer may have moved half of it.
     fn abandon(&self) {
-        self.set_filled(0);
-        self.spare_len.store(0, Ordering::Relaxed);
-        self.stock_mut(|stock| std::mem::forget(stock.spare.take()));
+        self.set_counts(0, 0);
+        self.stock_mut(|stock| {
+            std::mem::forget((stock.spare.take(), stock.empty.take()));
+            self.publish_hints(stock);
+        });
     }
 
-    // ── others ──
+    // ── remote threads ──
 
     /// One claimer at a time; `None` if there is one. What the owner is doing is not known before a fence.
-    pub(super) fn claim(&self) -> Option<Claim<'_, T>> {
+    pub(super) fn claim(&self) -> Option<Claim<'_>> {
         let claim = self.claim.load(Ordering::Relaxed);
-        if claim & CLAIMED != 0 {
+        let is_inherited = is_of_another_process(claim);
+        if claim & CLAIMED != 0 && !is_inherited {
             return None;
         }
         let claimed = claim & (SYMMETRIC | RETIRE) | CLAIMED | this_generation();
-        // Acquire: what the last claimer did.
+        // Acquire: what the last claimer did, and whether the process has the heavy fence.
         self.claim.compare_exchange(claim, claimed, Ordering::Acquire, Ordering::Relaxed).ok()?;
-        Some(Claim(self))
+        Some(Claim {
+            shard: self,
+            needs_heavy_fence: claim & SYMMETRIC == 0,
+            inherited: is_inherited.then_some(claim),
+        })
     }
 
+    /// Asks the owner to retire what it has at its next operation.
+    pub(super) fn ask_to_retire(&self) {
+        self.claim.fetch_or(RETIRE, Ordering::Relaxed);
+    }
+
+    // ── whoever is inside ──
+
     #[inline(always)]
-    fn stock_mut<R>(&self, work: impl FnOnce(&mut Stock<T>) -> R) -> R {
-        // SAFETY: called by those who are inside only, of whom there is one at a time, and never from within `work`.
+    fn stock_mut<R>(&self, work: impl FnOnce(&mut Stock) -> R) -> R {
+        // SAFETY: called by the thread that is inside only, of which there is one at a time, and never from within `work`.
         self.stock.with_mut(|stock| work(unsafe { &mut *stock }))
     }
 
     #[inline(always)]
-    fn place(stock: &mut Stock<T>, index: usize) -> *mut T {
-        // SAFETY: called with `index < inline::<T>()`, which lies within the bytes; they are aligned for `T`.
-        unsafe { stock.places.0.as_mut_ptr().cast::<T>().add(index) }
-    }
-
-    /// How many objects are in `places`, told to the one who is inside.
-    #[inline(always)]
-    fn filled(&self) -> usize {
-        // Relaxed: whoever was inside before happens before.
-        (self.word.load(Ordering::Relaxed) & LEN) as usize
+    fn objects(&self) -> usize {
+        // Relaxed: a thread that is inside comes after the thread that was inside before.
+        (self.word.load(Ordering::Relaxed) & COUNT) as usize
     }
 
     #[inline(always)]
-    fn set_filled(&self, len: usize) {
+    fn nodes(&self) -> usize {
         let word = self.word.load(Ordering::Relaxed);
-        self.word.store(word & !LEN | len as u64, Ordering::Relaxed);
+        ((word & COUNT) + ((word & BLANKS) / BLANK)) as usize
     }
 
-    /// A hit that takes nothing out of `places`.
+    fn set_counts(&self, objects: usize, nodes: usize) {
+        let word = self.word.load(Ordering::Relaxed);
+        let before = (word & COUNT) as usize;
+        self.count_moves(objects.saturating_sub(before), 0);
+        let hits = word & !(HIT - 1);
+        // Release: with the objects that moved in, their count is visible.
+        let counts = (nodes - objects) as u64 * BLANK + objects as u64;
+        self.word.store(hits | counts, Ordering::Release);
+        self.count_moves(0, before.saturating_sub(objects));
+    }
+
+    fn count_moves(&self, moved_in: usize, moved_out: usize) {
+        if moved_in > 0 {
+            let before = self.moved_in.load(Ordering::Relaxed);
+            self.moved_in.store(before.wrapping_add(moved_in as u64), Ordering::Relaxed);
+        }
+        if moved_out > 0 {
+            let before = self.moved_out.load(Ordering::Relaxed);
+            // Release: `word` has changed before.
+            self.moved_out.store(before.wrapping_add(moved_out as u64), Ordering::Release);
+        }
+    }
+
+    /// Works on the nodes that lie in the shard itself.
+    fn with_rack<R>(&self, places: &mut [Node; PLACES], work: impl FnOnce(&mut Rack<'_>) -> R) -> R {
+        let mut rack = Rack { places, objects: self.objects(), nodes: self.nodes() };
+        let result = work(&mut rack);
+        self.set_counts(rack.objects, rack.nodes);
+        result
+    }
+
+    /// A hit that the fast path has not counted.
     fn count_hit(&self) {
+        self.count_moves(1, 0);
         let word = self.word.load(Ordering::Relaxed);
-        self.word.store(word.wrapping_add(HIT), Ordering::Relaxed);
+        self.word.store(word.wrapping_add(HIT), Ordering::Release);
     }
 
-    fn tell_spare(&self, stock: &Stock<T>) {
-        self.spare_len.store(stock.spare.as_ref().map_or(0, Magazine::len) as u32, Ordering::Relaxed);
+    fn publish_hints(&self, stock: &Stock) {
+        let objects = stock.spare.as_ref().map_or(0, Magazine::objects);
+        self.spare_objects.store(objects as u32, Ordering::Relaxed);
+        let has_magazines = stock.spare.is_some() || stock.empty.is_some();
+        self.has_magazines.store(has_magazines.into(), Ordering::Relaxed);
     }
 
-    /// Moves the objects in `places` behind those in `to`, which must be fresh or empty, the oldest first.
-    fn pour(&self, stock: &mut Stock<T>, to: &mut Magazine<T>, most: usize) {
-        let filled = self.filled();
-        let moved = filled.min(most).min(capacity::<T>() - to.len());
-        if moved == 0 {
-            return; // also for types that do not lie in `places` at all
-        }
-        // SAFETY: the first `filled` places hold objects, of which the first `moved` move to places that are free; the rest
-        // closes the gap. Each object is in one place after.
-        unsafe {
-            let from = Self::place(stock, 0);
-            ptr::copy_nonoverlapping(from, to.objects().add(to.len()), moved);
-            ptr::copy(from.add(moved), from, filled - moved);
-        }
-        to.set_len(to.len() + moved);
-        self.set_filled(filled - moved);
+    /// Everything moves out, the magazines' memory too: what is not used for a generation is not kept.
+    fn take_contents(&self) -> Contents {
+        self.stock_mut(|stock| {
+            let contents = Contents {
+                spare: stock.spare.take(),
+                places: stock.places,
+                objects: self.objects(),
+                nodes: self.nodes(),
+                empty: stock.empty.take(),
+            };
+            self.set_counts(0, 0);
+            self.publish_hints(stock);
+            contents
+        })
     }
 
-    /// Moves objects from the end of `from`, which must be fresh, into `places`, as many as fit.
-    fn fill(&self, stock: &mut Stock<T>, from: &mut Magazine<T>) {
-        let filled = self.filled();
-        let moved = from.len().min(inline::<T>() - filled);
-        if moved == 0 {
-            return; // also for types that do not lie in `places` at all
-        }
-        let rest = from.len() - moved;
-        // SAFETY: the last `moved` objects of `from` move to places that are free. Each object is in one place after.
-        unsafe { ptr::copy_nonoverlapping(from.objects().add(rest), Self::place(stock, filled), moved) };
-        from.set_len(rest);
-        self.set_filled(filled + moved);
-    }
-}
-
-impl<T> Shard<T> {
-    /// Moves everything into the two magazines, which must be empty. A shard that is dropped without this leaks what lies in
-    /// it.
+    /// As [`Claimed::take_all`], of a shard that nobody else can reach any more.
     ///
     /// # Safety
     ///
-    /// Nobody else may be inside, nor come in meanwhile.
-    pub(super) unsafe fn empty(&self, spare: &mut Magazine<T>, rest: &mut Magazine<T>) {
-        self.stock_mut(|stock| self.give_all(stock, spare, rest));
-    }
-
-    fn give_all(&self, stock: &mut Stock<T>, spare: &mut Magazine<T>, rest: &mut Magazine<T>) {
-        if let Some(own) = &mut stock.spare {
-            std::mem::swap(own, spare);
-        }
-        self.pour(stock, rest, usize::MAX);
-        self.tell_spare(stock);
+    /// No other thread may be inside, nor come in meanwhile.
+    pub(super) unsafe fn empty(&self) -> Contents {
+        self.take_contents()
     }
 }
 
-impl<T> Drop for Claim<'_, T> {
+impl Drop for Claim<'_> {
     fn drop(&mut self) {
-        // Release: the owner, or the next claimer, sees what was done.
-        self.0.claim.fetch_and(SYMMETRIC | RETIRE, Ordering::Release);
+        match self.inherited {
+            // Release: the owner, or the next claimer, sees what was done.
+            None => self.shard.claim.fetch_and(SYMMETRIC | RETIRE, Ordering::Release),
+            // The next one is to find it as we did.
+            Some(claim) => self.shard.claim.swap(claim, Ordering::Release),
+        };
     }
 }
 
-impl<'a, T> Claim<'a, T> {
-    /// Goes in if the owner is out. To be called after the heavy fence that follows the claim (the full one, where there
-    /// is no heavy one): before it the answer means nothing.
-    pub(super) fn enter(self) -> Result<Claimed<'a, T>, Self> {
+impl<'a> Claim<'a> {
+    pub(super) fn needs_heavy_fence(&self) -> bool {
+        self.needs_heavy_fence
+    }
+
+    /// Goes in if the owner is out. To be called after the fence that follows the claim: before it the answer means nothing.
+    pub(super) fn enter(mut self) -> Result<Claimed<'a>, Self> {
         // Acquire: what the owner did before it left.
-        match self.0.busy.load(Ordering::Acquire) {
-            0 => Ok(Claimed(self)),
+        match self.shard.busy.load(Ordering::Acquire) {
+            0 => {
+                if self.inherited.take().is_some() {
+                    self.shard.abandon();
+                }
+                Ok(Claimed(self))
+            }
             _ => Err(self),
         }
     }
 
-    pub(super) fn home(&self) -> usize {
-        self.0.home()
-    }
-
-    /// Whether the owner has been asked to retire what it has, and has not come since.
-    pub(super) fn has_asked(&self) -> bool {
-        self.0.is_asked_to_retire()
-    }
-
-    /// Gives up, and asks the owner to retire what it has at its next operation.
-    pub(super) fn ask_to_retire(self) {
-        self.0.claim.fetch_or(RETIRE, Ordering::Relaxed);
+    pub(super) fn shard(&self) -> &'a Shard {
+        self.shard
     }
 }
 
-impl<T> Claimed<'_, T> {
-    /// Takes everything. The magazines must be empty.
-    pub(super) fn take_all(self, spare: &mut Magazine<T>, rest: &mut Magazine<T>) {
-        let shard = self.0.0;
-        shard.stock_mut(|stock| shard.give_all(stock, spare, rest));
+impl Claimed<'_> {
+    pub(super) fn shard(&self) -> &Shard {
+        self.0.shard
     }
 
-    /// Takes the spare magazine's objects, or without those the others. The magazine must be empty.
-    pub(super) fn take_some(self, into: &mut Magazine<T>) {
-        let shard = self.0.0;
+    /// Takes everything.
+    pub(super) fn take_all(&self) -> Contents {
+        self.0.shard.take_contents()
+    }
+
+    /// Takes half of the objects, those that have been here for the longest time, as far as there is room for them among
+    /// others of their generation. An owner that comes back finds the other half.
+    pub(super) fn take_half(self, into: &mut Magazine) {
+        let shard = self.0.shard;
         shard.stock_mut(|stock| {
+            let (spare, places) = (stock.spare.as_ref().map_or(0, Magazine::objects), shard.objects());
+            let most = (spare + places).div_ceil(2);
             match &mut stock.spare {
-                Some(spare) if spare.len() > 0 => std::mem::swap(spare, into),
-                _ => shard.pour(stock, into, usize::MAX),
+                Some(spare)
+                    if !spare.is_empty() && (into.is_empty() || into.generation() == spare.generation()) =>
+                {
+                    into.set_generation(spare.generation());
+                    spare.give_oldest(into, most);
+                }
+                _ if into.is_empty() || into.generation() == Generation::Fresh => {
+                    into.set_generation(Generation::Fresh);
+                    shard.with_rack(&mut stock.places, |from| into.with(|to| from.give_oldest(to, most)));
+                }
+                _ => {}
             }
-            shard.tell_spare(stock);
+            shard.publish_hints(stock);
         });
     }
 }
 
-impl<T> Drop for Inside<'_, T> {
+impl Drop for Inside<'_> {
     #[inline(always)]
     fn drop(&mut self) {
-        // Release: who finds the owner out sees what it did.
+        // Release: a thread that finds the owner out sees what it did.
         self.0.busy.store(0, Ordering::Release);
     }
 }
 
-impl<'a, T> Inside<'a, T> {
-    /// The object that was put last, if it lies in the shard itself.
+impl Inside<'_> {
+    /// Takes the node whose object was put last, if it lies in the shard itself. Fails beside blanks.
     #[inline(always)]
-    pub(super) fn pop(self) -> Option<T> {
+    pub(super) fn pop(self) -> Option<NonNull<()>> {
         let shard = self.0;
         let word = shard.word.load(Ordering::Relaxed);
-        let filled = ((word & LEN) as usize).checked_sub(1)?;
-        shard.word.store(word.wrapping_add(HIT - 1), Ordering::Relaxed);
-        // SAFETY: the place holds an object, and does not any more.
-        Some(shard.stock_mut(|stock| unsafe { Shard::place(stock, filled).read() }))
+        // One comparison for two questions: there are objects, and no blanks. So it is where guards alone are used.
+        let counts = word & (BLANKS | COUNT);
+        if counts.wrapping_sub(1) >= PLACES as u64 {
+            return None;
+        }
+        let node = shard.stock_mut(|stock| {
+            // SAFETY: the count is at most `PLACES`, and nodes are not null.
+            unsafe { NonNull::new_unchecked(*stock.places.as_ptr().add(counts as usize - 1)) }
+        });
+        shard.word.store(word.wrapping_add(HIT - OBJECT), Ordering::Relaxed);
+        Some(node)
     }
 
-    /// Puts an object into the shard itself, if there is room.
+    /// As `pop`. Beside blanks the last of these fills the gap.
+    pub(super) fn pop_any(&self) -> Option<Node> {
+        let shard = self.0;
+        let node = shard.stock_mut(|stock| {
+            let mut rack = Rack { places: &mut stock.places, objects: shard.objects(), nodes: shard.nodes() };
+            rack.pop()
+        })?;
+        let word = shard.word.load(Ordering::Relaxed);
+        shard.word.store(word.wrapping_add(HIT - OBJECT), Ordering::Relaxed);
+        Some(node)
+    }
+
+    /// Puts a node with an object into the shard itself, if there is a free place. Fails beside blanks. Returns whether it
+    /// has put it.
     #[inline(always)]
-    pub(super) fn push(self, object: T) -> Result<(), T> {
+    pub(super) fn push(self, node: Node) -> bool {
         let shard = self.0;
         let word = shard.word.load(Ordering::Relaxed);
-        let filled = (word & LEN) as usize;
-        if filled >= inline::<T>() {
-            return Err(object);
+        // One comparison for two questions: there is a free place, and there are no blanks.
+        let counts = word & (BLANKS | COUNT);
+        if counts >= PLACES as u64 {
+            return false;
         }
-        // SAFETY: a place below the limit, with no object in it.
-        shard.stock_mut(|stock| unsafe { Shard::place(stock, filled).write(object) });
-        shard.word.store(word + 1, Ordering::Relaxed);
+        // SAFETY: the count is below `PLACES`.
+        shard.stock_mut(|stock| unsafe { *stock.places.as_mut_ptr().add(counts as usize) = node });
+        shard.word.store(word + OBJECT, Ordering::Relaxed);
+        true
+    }
+
+    /// As `push`. Beside blanks the first of these makes way.
+    pub(super) fn push_any(&self, node: Node) -> Result<(), Node> {
+        let shard = self.0;
+        shard.stock_mut(|stock| {
+            let mut rack = Rack { places: &mut stock.places, objects: shard.objects(), nodes: shard.nodes() };
+            rack.push(node)
+        })?;
+        let word = shard.word.load(Ordering::Relaxed);
+        shard.word.store(word + OBJECT, Ordering::Relaxed);
         Ok(())
     }
 
-    /// As `pop`, but out of the spare magazine when the shard itself is empty. Fresh ones refill the shard.
-    pub(super) fn pop_spare(self) -> Option<T> {
+    /// Moves out the object that was put last, if it lies in the shard itself; its node stays as a blank. Returns whether it has
+    /// called `read`.
+    #[inline(always)]
+    pub(super) fn take_value(self, read: impl FnOnce(Node)) -> bool {
+        let shard = self.0;
+        let word = shard.word.load(Ordering::Relaxed);
+        let objects = (word & COUNT) as usize;
+        if objects == 0 {
+            return false;
+        }
+        // SAFETY: the count is at most `PLACES`.
+        shard.stock_mut(|stock| read(unsafe { *stock.places.as_ptr().add(objects - 1) }));
+        shard.word.store(word.wrapping_add(HIT + BLANK - OBJECT), Ordering::Relaxed);
+        true
+    }
+
+    /// Moves an object into the next blank, if there is one in the shard itself. Returns whether it has called `write`.
+    #[inline(always)]
+    pub(super) fn put_value(self, write: impl FnOnce(Node)) -> bool {
+        let shard = self.0;
+        let word = shard.word.load(Ordering::Relaxed);
+        if word & BLANKS == 0 {
+            return false;
+        }
+        // SAFETY: objects and blanks together are at most `PLACES`, and there is a blank.
+        shard.stock_mut(|stock| write(unsafe { *stock.places.as_ptr().add((word & COUNT) as usize) }));
+        shard.word.store(word + OBJECT - BLANK, Ordering::Relaxed);
+        true
+    }
+
+    /// Makes sure that objects lie in the shard itself, which has none or few, out of the spare magazine. False if there are
+    /// none, or only victims.
+    pub(super) fn fill(&self) -> bool {
+        let shard = self.0;
+        if shard.objects() == 0 {
+            shard.stock_mut(|stock| {
+                let Some(spare) = &mut stock.spare else { return };
+                if spare.generation() == Generation::Fresh && !spare.is_empty() {
+                    shard.with_rack(&mut stock.places, |places| {
+                        spare.with(|spare| spare.give_newest(places, PLACES));
+                    });
+                    shard.publish_hints(stock);
+                }
+            });
+        }
+        shard.objects() > 0
+    }
+
+    /// Takes a node out of the spare magazine: a victim, which is used one by one.
+    pub(super) fn pop_victim(&self) -> Option<Node> {
         let shard = self.0;
         shard.stock_mut(|stock| {
-            let mut spare = stock.spare.take()?;
-            let object = spare.pop();
-            if spare.generation() == Generation::Fresh {
-                shard.fill(stock, &mut spare);
-            }
-            stock.spare = Some(spare);
-            shard.tell_spare(stock);
-            if object.is_some() {
-                shard.count_hit();
-            }
-            object
+            let node = stock.spare.as_mut()?.pop()?;
+            shard.publish_hints(stock);
+            shard.count_hit();
+            Some(node)
         })
     }
 
-    /// Takes in a magazine's objects, of which one is for the caller. `None` is returned with an empty magazine.
-    /// What does not fit is left in it.
-    pub(super) fn refill(self, taken: &mut Option<Magazine<T>>) -> Option<T> {
+    /// Takes in a magazine with objects: fresh ones go into the shard itself, and what does not fit becomes the spare magazine.
+    /// Returns a magazine that is left over.
+    pub(super) fn stock(&self, mut magazine: Magazine) -> Option<Magazine> {
         let shard = self.0;
-        let object = taken.as_mut()?.pop()?;
-        shard.count_hit();
         shard.stock_mut(|stock| {
-            let Some(magazine) = taken else { return };
             if magazine.generation() == Generation::Fresh {
-                shard.fill(stock, magazine);
+                shard.with_rack(&mut stock.places, |places| {
+                    magazine.with(|magazine| magazine.give_newest(places, PLACES));
+                });
             }
-            match &mut stock.spare {
-                None => stock.spare = taken.take(),
+            let left = match &mut stock.spare {
+                None => {
+                    stock.spare = Some(magazine);
+                    None
+                }
                 Some(spare) => {
-                    if spare.len() == 0 {
-                        std::mem::swap(spare, magazine);
+                    if spare.is_empty() {
+                        std::mem::swap(spare, &mut magazine);
                     }
-                    if magazine.len() == 0 && stock.blank.is_none() {
-                        stock.blank = taken.take();
+                    if magazine.is_empty() && stock.empty.is_none() {
+                        stock.empty = Some(magazine);
+                        None
+                    } else {
+                        Some(magazine)
                     }
                 }
-            }
-            shard.tell_spare(stock);
-        });
-        Some(object)
+            };
+            shard.publish_hints(stock);
+            left
+        })
     }
 
-    /// Takes as many fresh objects of a magazine's as there is room for, in the shard itself and in the spare magazine.
-    pub(super) fn restock(self, from: &mut Magazine<T>) {
+    /// Takes as many fresh objects out of a magazine as there is room for, in the shard itself and in the spare magazine.
+    pub(super) fn restock(self, from: &mut Magazine) {
         let shard = self.0;
         shard.stock_mut(|stock| {
-            shard.fill(stock, from);
+            shard.with_rack(&mut stock.places, |places| from.with(|from| from.give_newest(places, PLACES)));
             if let Some(spare) = &mut stock.spare
                 && spare.generation() == Generation::Fresh
             {
-                spare.append(from);
-                shard.tell_spare(stock);
+                from.with(|from| spare.with(|spare| from.give_newest(spare, CAPACITY)));
             }
+            shard.publish_hints(stock);
         });
     }
 
-    /// Puts an object where the shard itself has no room: into the spare magazine, which takes over what the shard
-    /// holds. If that is full, or old, it is the one that leaves, and `empty` takes its place. Fails if `empty` is needed and
-    /// is not there.
-    pub(super) fn push_spare(
-        self,
-        object: T,
-        empty: &mut Option<Magazine<T>>,
-    ) -> Result<Option<Magazine<T>>, T> {
+    /// Makes sure that the shard itself has room for an object: the spare magazine takes over those that it has, and gives
+    /// blanks for them as far as it has any. If it is full, or old, it leaves, and `empty` takes its place. Fails
+    /// if `empty` is needed and is not there.
+    pub(super) fn make_room(&self, empty: &mut Option<Magazine>) -> Result<Option<Magazine>, NeedsEmpty> {
         let shard = self.0;
+        if shard.objects() < PLACES {
+            return Ok(None);
+        }
         shard.stock_mut(|stock| {
-            let takes_more = |spare: &Magazine<T>| {
-                spare.len() == 0 || (spare.len() < capacity::<T>() && spare.generation() == Generation::Fresh)
+            let takes_more = |spare: &mut Magazine| {
+                spare.is_empty() || (!spare.is_full() && spare.generation() == Generation::Fresh)
             };
-            if empty.is_none() && !stock.spare.as_ref().is_some_and(takes_more) {
-                *empty = stock.blank.take();
+            let mut leaving = None;
+            if !stock.spare.as_mut().is_some_and(takes_more) {
+                let Some(empty) = empty.take().or_else(|| stock.empty.take()) else { return Err(NeedsEmpty) };
+                leaving = stock.spare.replace(empty);
             }
-            let (mut spare, leaving) = match (stock.spare.take(), empty.take()) {
-                (Some(spare), unused) if takes_more(&spare) => {
-                    *empty = unused;
-                    (spare, None)
-                }
-                (spare, Some(empty)) => (empty, spare),
-                (spare, None) => {
-                    stock.spare = spare;
-                    return Err(object);
-                }
-            };
-            spare.set_generation(Generation::Fresh);
-            shard.pour(stock, &mut spare, capacity::<T>());
-            let filled = shard.filled();
-            // Room for one is in the shard, which was full and has poured something, or else in the magazine.
-            if filled < inline::<T>() {
-                // SAFETY: a place below the limit, with no object in it.
-                unsafe { Shard::place(stock, filled).write(object) };
-                shard.set_filled(filled + 1);
-            } else {
-                let pushed = spare.push(object);
-                debug_assert!(pushed.is_ok());
+            if let Some(spare) = &mut stock.spare {
+                spare.set_generation(Generation::Fresh);
+                shard.with_rack(&mut stock.places, |places| {
+                    spare.with(|spare| places.give_oldest(spare, CAPACITY));
+                });
             }
-            stock.spare = Some(spare);
-            shard.tell_spare(stock);
+            shard.publish_hints(stock);
             Ok(leaving)
         })
     }
+
+    /// Makes sure that there is a free place for a node, where there is room for an object: blanks move into the other
+    /// magazines. One that finds no room there is returned.
+    pub(super) fn make_place(&self) -> Option<Node> {
+        let shard = self.0;
+        if shard.nodes() < PLACES {
+            return None;
+        }
+        shard.stock_mut(|stock| {
+            shard.with_rack(&mut stock.places, |places| {
+                for magazine in [&mut stock.spare, &mut stock.empty].into_iter().flatten() {
+                    magazine.with(|magazine| places.give_blanks(magazine));
+                }
+                if places.nodes == PLACES { places.pop_blank() } else { None }
+            })
+        })
+    }
+
+    /// Makes sure that there are blanks in the shard itself, out of the other magazines, if there are any.
+    pub(super) fn bring_blanks(&self) {
+        let shard = self.0;
+        if shard.has_blanks() {
+            return;
+        }
+        shard.stock_mut(|stock| {
+            shard.with_rack(&mut stock.places, |places| {
+                for magazine in [&mut stock.spare, &mut stock.empty].into_iter().flatten() {
+                    magazine.with(|magazine| magazine.give_blanks(places));
+                }
+            });
+        });
+    }
+
+    /// Takes a blank out of the shard itself.
+    pub(super) fn pop_blank(self) -> Option<Node> {
+        let shard = self.0;
+        let word = shard.word.load(Ordering::Relaxed);
+        if word & BLANKS == 0 {
+            return None;
+        }
+        let last = shard.nodes() - 1;
+        shard.word.store(word - BLANK, Ordering::Relaxed);
+        Some(shard.stock_mut(|stock| stock.places[last]))
+    }
+
+    /// Keeps a blank, wherever there is room for it.
+    pub(super) fn push_blank(self, blank: Node) -> Result<(), Node> {
+        let shard = self.0;
+        let nodes = shard.nodes();
+        if nodes < PLACES {
+            shard.stock_mut(|stock| stock.places[nodes] = blank);
+            shard.word.store(shard.word.load(Ordering::Relaxed) + BLANK, Ordering::Relaxed);
+            return Ok(());
+        }
+        shard.stock_mut(|stock| {
+            let push = |magazine: &mut Option<Magazine>, blank| match magazine {
+                Some(magazine) => magazine.with(|rack| rack.push_blank(blank)),
+                None => Err(blank),
+            };
+            push(&mut stock.spare, blank).or_else(|blank| push(&mut stock.empty, blank))
+        })
+    }
 }
+
+/// A shard can make room if it is given an empty magazine.
+#[derive(Debug)]
+pub(super) struct NeedsEmpty;

@@ -7,7 +7,7 @@
 //! * `knock`: a waker for a part of a task.
 //! * `process`: tells a forked child from its parent.
 //! * [`reclaim`]: memory that others may still be looking at, freed later.
-//! * [`thread_map`]: one value a thread, which outlives it.
+//! * [`thread`]: which thread this is, and what it keeps for each map.
 
 pub(crate) mod clock;
 pub(crate) mod fence;
@@ -18,18 +18,18 @@ pub(crate) mod process;
 pub(crate) mod reclaim;
 #[cfg(not(cenote_loom))]
 mod signal_mask;
-#[cfg(not(cenote_loom))]
-mod thread_end;
-pub(crate) mod thread_map;
+pub(crate) mod thread;
 
 #[cfg(not(cenote_loom))]
 mod imp {
     pub(crate) use std::sync::Arc;
 
     pub(crate) mod atomic {
-        pub(crate) use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering, fence};
         #[cfg(feature = "grpc")]
-        pub(crate) use std::sync::atomic::{AtomicU8, AtomicUsize};
+        pub(crate) use std::sync::atomic::AtomicU8;
+        pub(crate) use std::sync::atomic::{
+            AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
+        };
     }
 
     /// `std`'s, in loom's dress: access is by closure, so that loom can see when it begins and ends.
@@ -54,6 +54,11 @@ mod imp {
 
     pub(crate) fn yield_now() {
         std::thread::yield_now();
+    }
+
+    /// Waits for 50 us.
+    pub(crate) fn nap() {
+        std::thread::sleep(std::time::Duration::from_micros(50));
     }
 }
 
@@ -86,7 +91,7 @@ mod imp {
 
     pub(crate) mod atomic {
         pub(crate) use super::checker::sync::atomic::{
-            AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering, fence,
+            AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
         };
     }
 
@@ -97,11 +102,20 @@ mod imp {
     pub(crate) fn yield_now() {
         checker::thread::yield_now();
     }
+
+    pub(crate) fn nap() {
+        checker::thread::yield_now();
+    }
 }
 
 pub(crate) use self::imp::*;
 #[cfg(all(feature = "grpc", not(cenote_loom)))]
 pub(crate) use std::sync::OnceLock;
+
+/// Whether the calling thread unwinds.
+pub(crate) fn is_panicking() -> bool {
+    std::thread::panicking()
+}
 
 #[cfg(not(cenote_loom))]
 pub(crate) use self::blocking::*;

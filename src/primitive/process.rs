@@ -4,6 +4,8 @@
 //! process of a PID namespace has the id 1 in each. A count of forks alone does not tell either: a
 //! raw `clone` runs no handler of `pthread_atfork`. A [`Process`] compares both.
 
+pub(super) use self::imp::{count_forks, forks};
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Process {
     id: u32,
@@ -30,10 +32,16 @@ mod imp {
     pub(super) fn current() -> Process {
         count_forks();
         // Relaxed: the count changes only in a child, which has one thread at that time.
-        Process { id: std::process::id(), forks: FORKS.load(Ordering::Relaxed) }
+        Process { id: std::process::id(), forks: forks() }
     }
 
-    fn count_forks() {
+    /// How many forks were counted so far.
+    pub(in crate::primitive) fn forks() -> u32 {
+        FORKS.load(Ordering::Relaxed)
+    }
+
+    /// From now on forks are counted.
+    pub(in crate::primitive) fn count_forks() {
         static REGISTERED: AtomicBool = AtomicBool::new(false);
 
         extern "C" fn in_child() {
@@ -59,4 +67,10 @@ mod imp {
     pub(super) fn current() -> Process {
         Process { id: 0, forks: 0 }
     }
+
+    pub(in crate::primitive) fn forks() -> u32 {
+        0
+    }
+
+    pub(in crate::primitive) fn count_forks() {}
 }

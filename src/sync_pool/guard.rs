@@ -1,13 +1,17 @@
-//! The two guards. Both are a pool and an object; what differs is how the pool is held.
+//! The two guards. Both are a pool and a node; what differs is how the pool is held.
 
 use std::fmt;
 use std::mem::ManuallyDrop;
 use std::ops::{Deref, DerefMut};
 
 use super::SyncPool;
+use super::node::NodeBox;
 use crate::primitive::Arc;
 
 /// An object out of a [`SyncPool`], which goes back when this is dropped.
+///
+/// It is a reference to the pool and a pointer to the object, 16 bytes on 64 bits, whatever the object is. The object has one
+/// address for as long as the guard lives, wherever the guard moves.
 ///
 /// The drop also happens while a panic unwinds, as Go's deferred `Put` does: a recycle hook should reset an
 /// object whatever state it is in. To keep the object from going back, [`detach`](Self::detach) it.
@@ -44,11 +48,16 @@ use crate::primitive::Arc;
 /// drop(pool);
 /// assert!(buf.is_empty());
 /// ```
+///
+/// # Panics
+///
+/// Its drop panics if the recycle hook does, or the `Drop` of an object that is dropped by it: the one that the hook
+/// refused, or up to 8 others that have expired or find no room.
 #[must_use = "the object goes back to the pool at once if the guard is not held"]
 pub struct Pooled<'a, T: Send, F = fn() -> T> {
     pool: &'a SyncPool<T, F>,
-    /// Holds an object until `drop` or `detach` moves it out, each of which ends the guard.
-    object: ManuallyDrop<T>,
+    /// Is there until `drop` or `detach` moves it out, each of which ends the guard.
+    node: ManuallyDrop<NodeBox<T>>,
 }
 
 /// As [`Pooled`], but it owns a share of the pool, so it is `'static` and can move to another thread or task.
@@ -57,17 +66,17 @@ pub struct Pooled<'a, T: Send, F = fn() -> T> {
 #[must_use = "the object goes back to the pool at once if the guard is not held"]
 pub struct OwnedPooled<T: Send, F = fn() -> T> {
     pool: ManuallyDrop<Arc<SyncPool<T, F>>>,
-    /// Holds an object until `drop` or `detach` moves it out, each of which ends the guard.
-    object: ManuallyDrop<T>,
+    /// Is there until `drop` or `detach` moves it out, each of which ends the guard.
+    node: ManuallyDrop<NodeBox<T>>,
 }
 
 impl<'a, T: Send, F> Pooled<'a, T, F> {
     #[inline]
-    pub(super) fn new(pool: &'a SyncPool<T, F>, object: T) -> Self {
-        Pooled { pool, object: ManuallyDrop::new(object) }
+    pub(super) fn new(pool: &'a SyncPool<T, F>, node: NodeBox<T>) -> Self {
+        Pooled { pool, node: ManuallyDrop::new(node) }
     }
 
-    /// Takes the object out for good: it does not go back to the pool.
+    /// Takes the object out permanently: it does not go back to the pool. The pool keeps the object's memory for another one.
     ///
     /// ```
     /// # use cenote::{Pooled, SyncPool};
@@ -79,47 +88,65 @@ impl<'a, T: Send, F> Pooled<'a, T, F> {
     #[inline]
     pub fn detach(guard: Self) -> T {
         let mut guard = ManuallyDrop::new(guard);
-        // SAFETY: the guard is not used again, so the object is moved out of it once; its drop, which would
+        // SAFETY: the guard is not used again, so the node is moved out of it once; its drop, which would
         // do so a second time, is disarmed. The pool is only borrowed, nothing else is forgotten.
-        unsafe { ManuallyDrop::take(&mut guard.object) }
+        let node = unsafe { ManuallyDrop::take(&mut guard.node) };
+        guard.pool.nodes.detach(node)
+    }
+
+    /// The pool that the object goes back to.
+    #[inline]
+    pub fn pool(guard: &Self) -> &'a SyncPool<T, F> {
+        guard.pool
     }
 }
 
 impl<T: Send, F> OwnedPooled<T, F> {
     #[inline]
-    pub(super) fn new(pool: Arc<SyncPool<T, F>>, object: T) -> Self {
-        OwnedPooled { pool: ManuallyDrop::new(pool), object: ManuallyDrop::new(object) }
+    pub(super) fn new(pool: Arc<SyncPool<T, F>>, node: NodeBox<T>) -> Self {
+        OwnedPooled { pool: ManuallyDrop::new(pool), node: ManuallyDrop::new(node) }
     }
 
-    /// Takes the object out for good: it does not go back to the pool. Lets go of the pool.
+    /// Takes the object out permanently: it does not go back to the pool. Releases the share of the pool.
+    ///
+    /// # Panics
+    ///
+    /// If that was the last share, and the `Drop` of an object of the pool panics.
     #[inline]
     pub fn detach(guard: Self) -> T {
         let mut guard = ManuallyDrop::new(guard);
         // SAFETY: as in `Pooled::detach`; the share of the pool is moved out too, once, and dropped here.
-        let (pool, object) =
-            unsafe { (ManuallyDrop::take(&mut guard.pool), ManuallyDrop::take(&mut guard.object)) };
-        // The last owner ends the pool, whose objects may panic in their drop: by now ours would be dropped too.
+        let (pool, node) =
+            unsafe { (ManuallyDrop::take(&mut guard.pool), ManuallyDrop::take(&mut guard.node)) };
+        // If it is the last share, the pool's objects may panic in their drop: the share goes first, and ours is dropped, too.
+        let object = pool.nodes.detach(node);
         drop(pool);
         object
+    }
+
+    /// The pool that the object goes back to.
+    #[inline]
+    pub fn pool(guard: &Self) -> &Arc<SyncPool<T, F>> {
+        &guard.pool
     }
 }
 
 impl<T: Send, F> Drop for Pooled<'_, T, F> {
     #[inline]
     fn drop(&mut self) {
-        // SAFETY: a drop runs once and `detach` disarms it, so the object is still here and leaves once.
-        let object = unsafe { ManuallyDrop::take(&mut self.object) };
-        self.pool.put(object);
+        // SAFETY: a drop runs once and `detach` disarms it, so the node is still here and leaves once.
+        let node = unsafe { ManuallyDrop::take(&mut self.node) };
+        self.pool.put_node(node);
     }
 }
 
 impl<T: Send, F> Drop for OwnedPooled<T, F> {
     #[inline]
     fn drop(&mut self) {
-        // SAFETY: a drop runs once and `detach` disarms it, so both are still here and leave once.
-        let (pool, object) =
-            unsafe { (ManuallyDrop::take(&mut self.pool), ManuallyDrop::take(&mut self.object)) };
-        pool.put(object);
+        // SAFETY: as above, for both.
+        let (pool, node) =
+            unsafe { (ManuallyDrop::take(&mut self.pool), ManuallyDrop::take(&mut self.node)) };
+        pool.put_node(node);
     }
 }
 
@@ -130,26 +157,26 @@ macro_rules! behaves_like_its_object {
 
             #[inline]
             fn deref(&self) -> &T {
-                &self.object
+                &self.node
             }
         }
 
         impl<T: Send, F> DerefMut for $guard<$($life,)? T, F> {
             #[inline]
             fn deref_mut(&mut self) -> &mut T {
-                &mut self.object
+                &mut self.node
             }
         }
 
-        impl<T: Send, F> AsRef<T> for $guard<$($life,)? T, F> {
-            fn as_ref(&self) -> &T {
-                self
+        impl<T: Send + AsRef<U>, F, U: ?Sized> AsRef<U> for $guard<$($life,)? T, F> {
+            fn as_ref(&self) -> &U {
+                (**self).as_ref()
             }
         }
 
-        impl<T: Send, F> AsMut<T> for $guard<$($life,)? T, F> {
-            fn as_mut(&mut self) -> &mut T {
-                self
+        impl<T: Send + AsMut<U>, F, U: ?Sized> AsMut<U> for $guard<$($life,)? T, F> {
+            fn as_mut(&mut self) -> &mut U {
+                (**self).as_mut()
             }
         }
 

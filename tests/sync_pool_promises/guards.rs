@@ -144,11 +144,18 @@ fn a_guard_reads_and_shows_as_its_object() {
     let pool = Arc::new(SyncPool::new(|| String::from("deep")));
     let mut guard = pool.get();
     let mut owned = pool.get_owned();
-    guard.as_mut().push('!');
-    owned.as_mut().push('?');
-    assert_eq!((guard.as_ref().as_str(), owned.as_ref().as_str()), ("deep!", "deep?"));
-    assert_eq!(format!("{guard} {owned}"), "deep! deep?");
-    assert!(format!("{guard:?}").contains("\"deep!\""));
+    guard.push('!');
+    owned.push('?');
+    // What the object can be borrowed as, the guard can.
+    let (bytes, text): (&[u8], &str) = (guard.as_ref(), owned.as_ref());
+    assert_eq!((bytes, text), (b"deep!".as_slice(), "deep?"));
+    let text: &mut str = guard.as_mut();
+    text.make_ascii_uppercase();
+    let text: &mut str = owned.as_mut();
+    text.make_ascii_lowercase();
+    assert_eq!((guard.as_str(), owned.as_str()), ("DEEP!", "deep?"));
+    assert_eq!(format!("{guard} {owned}"), "DEEP! deep?");
+    assert!(format!("{guard:?}").contains("\"DEEP!\""));
     assert!(format!("{owned:?}").contains("\"deep?\""));
 }
 

@@ -8,10 +8,10 @@ use cenote::{PoolConfig, SyncPool};
 use crate::census::Census;
 
 /// What a thread keeps to itself of objects as large as a pointer, and smaller.
-const OWN: usize = 48;
+const OWN: usize = 60;
 
 /// And a magazine.
-const MAGAZINE: usize = 32;
+const MAGAZINE: usize = 30;
 
 #[test]
 fn a_burst_leaves_no_more_than_the_limit_and_what_the_thread_keeps() {

