@@ -8,12 +8,12 @@
 #
 # * AddressSanitizer sees what the crate and the tests do, and each allocation, of std too (malloc is its own). LeakSanitizer
 #   runs with it.
-# * ThreadSanitizer does not see into the compiled part of std: its locks, `Once`, the hand-over of a thread's result. What these
-#   order looks unordered. So the stress test keeps its own mail behind a lock of its own, does what is done once before its
-#   threads begin, and orders a thread's life before the lives that begin after its end (as the lock in `thread_local` does, where
-#   numbers come and go): see `told_in_order` in `tests/conservation/mod.rs`. What is left, inside of `thread_local`'s list of numbers
-#   and of std itself, is suppressed by name below. Compiled with optimization, since else not even std's inlined
-#   functions are instrumented. Other tests than the stress test would need the same care, and are not run.
+# * ThreadSanitizer does not see into the compiled part of std: its locks, `Once`, the handover of a thread's result. What these
+#   order looks unordered. So the stress test keeps its own mail behind a lock of its own, and does what is done once before its
+#   threads begin. That the life of a thread comes before the lives that begin after its end, it must learn from the crate's own
+#   numbers of threads. What is left, inside of std itself, is suppressed by name below. Compiled with optimization, since
+#   else not even std's inlined functions are instrumented. Other tests than the stress test would need the same care, and are
+#   not run.
 # * Nor does ThreadSanitizer know of fences: neither `membarrier(2)` with a compiler fence on the other side, nor the full fences
 #   of the symmetric fallback. That is no trouble here: the two words that they order, `busy` and `claim`, are atomics, and
 #   that the objects have one visitor at a time shows by the Release stores and Acquire loads of these words. A report
@@ -34,7 +34,6 @@ export CENOTE_STRESS_OPS
 suppressions=$(mktemp -d)
 trap 'rm -r "$suppressions"' EXIT
 cat > "$suppressions/thread" << 'END'
-race:thread_local::thread_id
 race:std::thread::lifecycle
 race:std::thread::thread::Inner
 race:test::event
@@ -65,7 +64,7 @@ for run in $runs; do
         ;;
     thread)
         only="each_in_one_place one_visitor"
-        CENOTE_STRESS_TSAN=1 TSAN_OPTIONS="suppressions=$suppressions/thread ${TSAN_OPTIONS:-}" \
+        TSAN_OPTIONS="suppressions=$suppressions/thread ${TSAN_OPTIONS:-}" \
             sanitized thread "--cfg crossbeam_sanitize_thread -Cunsafe-allow-abi-mismatch=sanitizer" \
             sync_pool_conservation sync_pool_no_membarrier
         ;;
