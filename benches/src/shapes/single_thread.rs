@@ -1,7 +1,5 @@
 //! What does a hit cost on one thread, with a guard and by value?
 
-use std::hint::black_box;
-
 use super::table::{judge, judge_heads};
 use super::{Arguments, Lineup, Of, Sampler, Sheet, Subject, measure, ns, own_time_sampler, ratio};
 use crate::objects::{Object, Shape};
@@ -26,12 +24,12 @@ const OF_BOX: f64 = 1.3;
 
 pub(super) fn get_drop_sampler<P: Pools, T: Object>() -> Sampler {
     let pool = P::Pool::<T>::new();
-    own_time_sampler(move || black_box(&pool).get_drop())
+    own_time_sampler(move || pool.get_drop())
 }
 
 pub(super) fn take_put_sampler<P: Pools, T: Object>() -> Sampler {
     let pool = P::Pool::<T>::new();
-    own_time_sampler(move || black_box(&pool).take_put())
+    own_time_sampler(move || pool.take_put())
 }
 
 pub(super) fn get_drop(lineup: &Lineup<'_>, arguments: &Arguments) {
