@@ -60,6 +60,9 @@ use crate::stats::Stats;
 /// How many objects besides its own one operation drops, at most.
 const DROPS: usize = if cfg!(cenote_loom) { 1 } else { 8 };
 
+/// How often a thread looks for its shard by a walk before its table grows for it.
+const ADOPTIONS: u32 = 8;
+
 /// How a pool keeps its objects.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Policy {
@@ -389,7 +392,8 @@ impl Store {
             .then(|| self.shards().find(|shard| shard.owner() == current.number))
             .flatten();
         let shard = known.unwrap_or_else(|| self.make_shard(current.number));
-        thread::insert(&self.id, NonNull::from(shard).cast(), known.is_some());
+        // A pool that comes again and again is worth a larger table, and one that lives for a few operations is not.
+        thread::insert(&self.id, NonNull::from(shard).cast(), shard.adopt() > ADOPTIONS);
         Some(shard)
     }
 

@@ -124,6 +124,8 @@ struct Private {
     refused: AtomicU64,
     /// Cold operations.
     visits: AtomicU64,
+    /// How often the owner has found the shard by a walk.
+    adoptions: AtomicU32,
     /// How the owner searches.
     looks: Looks,
     /// Where the owner's next search begins; null: with the first shard.
@@ -194,6 +196,7 @@ impl Shard {
                 made: AtomicU64::new(0),
                 refused: AtomicU64::new(0),
                 visits: AtomicU64::new(0),
+                adoptions: AtomicU32::new(0),
                 looks: Looks::new(),
                 cursor: AtomicPtr::new(ptr::null_mut()),
             },
@@ -361,6 +364,13 @@ impl Shard {
     pub(super) fn count_made(&self) {
         // The owner alone writes it.
         self.private.made.store(self.private.made.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    /// The owner has found the shard by a walk. Returns how often so far.
+    pub(super) fn adopt(&self) -> u32 {
+        let adoptions = self.private.adoptions.load(Ordering::Relaxed).saturating_add(1);
+        self.private.adoptions.store(adoptions, Ordering::Relaxed);
+        adoptions
     }
 
     pub(super) fn looks(&self) -> &Looks {

@@ -53,7 +53,7 @@ use crate::stats::Stats;
 /// * A get finds what its own thread holds and what waits in the depot. Then it searches other threads' shards: those that
 ///   have something and whose threads are not at work in them at this moment, at a bounded cost. It looks at 8 shards, and
 ///   once each few milliseconds at all of them, and the process makes up to 16 such searches a millisecond in which there is
-///   something to take, 64 at once, and each pool 4 of its own in 10 ms. So an object that has been idle for more than some 10 ms is found before the factory is
+///   something to take, 64 at once, and each pool 4 of its own in 10 ms. So an object that has been idle for more than some 10 ms is found, after a burst of misses by the fourth get, before the factory is
 ///   called, however many threads there are; one that was put just now on another thread may not be.
 /// * An object that nobody used for two generations is dropped. A generation ends by [`age`](Self::age), or when its
 ///   period is over, 60 s [by default](PoolConfig::period): that is noticed by gets and puts that go beyond the
