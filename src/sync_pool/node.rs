@@ -347,7 +347,7 @@ mod tests {
         #[derive(Default)]
         #[repr(align(4096))]
         struct Aligned4096(#[expect(dead_code)] [u64; 3]);
-        struct Bytes<const N: usize>(#[expect(dead_code)] [u8; N]);
+        struct Bytes<const N: usize>([u8; N]);
         impl<const N: usize> Default for Bytes<N> {
             fn default() -> Self {
                 Bytes([0; N])
