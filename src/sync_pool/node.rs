@@ -284,7 +284,7 @@ unsafe impl<T: Send> Send for Drain<'_, T> {}
 // SAFETY: shared, it tells their number.
 unsafe impl<T: Send> Sync for Drain<'_, T> {}
 
-/// As for [`Nodes`].
+// As for `Nodes`.
 impl<T: Send> Drop for Drain<'_, T> {
     fn drop(&mut self) {}
 }
