@@ -61,7 +61,7 @@ use crate::stats::Stats;
 const DROPS: usize = if cfg!(cenote_loom) { 1 } else { 8 };
 
 /// How often a thread looks for its shard by a walk before its table grows for it.
-const ADOPTIONS: u32 = 8;
+const ADOPTIONS: u32 = 256;
 
 /// How a pool keeps its objects.
 #[derive(Clone, Copy, Debug)]
@@ -392,7 +392,7 @@ impl Store {
             .then(|| self.shards().find(|shard| shard.owner() == current.number))
             .flatten();
         let shard = known.unwrap_or_else(|| self.make_shard(current.number));
-        // A pool that comes again and again is worth a larger table, and one that lives for a few operations is not.
+        // A pool that comes again and again is worth a larger table, and one that lives for a few hundred operations is not.
         thread::insert(&self.id, NonNull::from(shard).cast(), shard.adopt() > ADOPTIONS);
         Some(shard)
     }
