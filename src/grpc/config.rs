@@ -2,134 +2,15 @@
 
 use std::time::Duration;
 
-use http::HeaderValue;
+use http::header::USER_AGENT;
 use http::uri::{PathAndQuery, Scheme, Uri};
+use http::{HeaderValue, Request};
 
-use super::conn::connector::Connector;
-use super::conn::tls::{self, TlsConfig};
+use super::dial;
+use super::dial::tls::{self, TlsConfig};
 use super::error::Error;
+use super::options::Backoff;
 use super::target::{Endpoint, Target};
-
-/// What is longer is as good as for ever, and more may be more than the clock can count.
-pub(crate) const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-
-/// About this long: give or take a tenth, so that what began together does not end together.
-pub(crate) fn about(time: Duration) -> Duration {
-    time.min(YEAR).mul_f64(fastrand::f64().mul_add(0.2, 0.9))
-}
-
-/// How the pause between two attempts to connect grows.
-///
-/// The defaults are those of gRPC's "connection backoff": 1 s, times 1.6 after each failure, give or take 20 %,
-/// at most 120 s.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Backoff {
-    /// The pause after the first failure; 1 s. More than zero.
-    pub initial: Duration,
-    /// What each further failure multiplies it with; 1.6. At least 1.
-    pub multiplier: f64,
-    /// Each pause is drawn from the range of plus or minus this share of it; 0.2. From 0 to 1.
-    pub jitter: f64,
-    /// No pause is longer than this, jitter included; 120 s. At least `initial`.
-    pub max: Duration,
-}
-
-impl Backoff {
-    /// What a [`ClientPool`](super::ClientPool) uses between the attempts of all its connections: 50 ms, times
-    /// 1.6, give or take 20 %, at most 1 s. After an outage the pool has found its server again within that second.
-    pub const POOL: Backoff = Backoff {
-        initial: Duration::from_millis(50),
-        multiplier: 1.6,
-        jitter: 0.2,
-        max: Duration::from_secs(1),
-    };
-
-    pub(crate) fn check(&self, option: &'static str) -> Result<(), Error> {
-        let Backoff { initial, multiplier, jitter, max } = *self;
-        if initial.is_zero() {
-            return Err(Error::config(option, "`initial` is zero"));
-        }
-        if !(multiplier >= 1.0 && multiplier.is_finite()) {
-            return Err(Error::config(option, "`multiplier` is less than 1"));
-        }
-        if !(0.0..=1.0).contains(&jitter) {
-            return Err(Error::config(option, "`jitter` is not from 0 to 1"));
-        }
-        if max < initial {
-            return Err(Error::config(option, "`max` is less than `initial`"));
-        }
-        Ok(())
-    }
-}
-
-impl Default for Backoff {
-    fn default() -> Self {
-        Backoff {
-            initial: Duration::from_secs(1),
-            multiplier: 1.6,
-            jitter: 0.2,
-            max: Duration::from_secs(120),
-        }
-    }
-}
-
-/// HTTP/2 pings that find out whether a silent connection is still alive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Keepalive {
-    /// After this long without a word from the server, a ping is sent. At least 10 s. Many servers want less: grpc-go and C-core
-    /// allow one in 5 minutes, unless told otherwise, and take leave of who pings more (`too_many_pings`); with each such leave
-    /// the connection doubles its interval, as gRFC A8 asks.
-    pub interval: Duration,
-    /// The connection counts as lost if the ping is not answered within this time; 20 s. More than zero.
-    pub timeout: Duration,
-    /// Whether to ping while no call is open, too; false.
-    pub while_idle: bool,
-}
-
-impl Keepalive {
-    /// Pings at this interval, with a timeout of 20 s, and only while a call is open.
-    pub const fn every(interval: Duration) -> Self {
-        Keepalive { interval, timeout: Duration::from_secs(20), while_idle: false }
-    }
-
-    fn check(&self) -> Result<(), Error> {
-        if self.interval < Duration::from_secs(10) {
-            return Err(Error::config("keepalive", "`interval` is less than 10 s"));
-        }
-        if self.timeout.is_zero() {
-            return Err(Error::config("keepalive", "`timeout` is zero"));
-        }
-        Ok(())
-    }
-}
-
-/// HTTP/2's own settings; `None` is hyper's default.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Http2 {
-    pub(crate) stream_window: Option<u32>,
-    pub(crate) connection_window: Option<u32>,
-    pub(crate) adaptive_window: bool,
-    pub(crate) max_header_list_size: Option<u32>,
-}
-
-impl Http2 {
-    fn check(&self) -> Result<(), Error> {
-        let windows = [
-            ("initial_stream_window_size", self.stream_window),
-            ("initial_connection_window_size", self.connection_window),
-        ];
-        for (option, window) in windows {
-            match window {
-                Some(0) => return Err(Error::config(option, "it is zero")),
-                Some(size) if size > i32::MAX as u32 => {
-                    return Err(Error::config(option, "it is more than 2^31 - 1"));
-                }
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-}
 
 /// What a builder collects and a connection works with as it is.
 #[derive(Clone, Debug)]
@@ -138,7 +19,6 @@ pub(crate) struct Tuning {
     /// whichever is longer.
     pub(crate) connect_timeout: Option<Duration>,
     pub(crate) idle_timeout: Option<Duration>,
-    pub(crate) keepalive: Option<Keepalive>,
     pub(crate) backoff: Backoff,
     pub(crate) wait_for_ready: bool,
     pub(crate) close_grace: Duration,
@@ -146,10 +26,7 @@ pub(crate) struct Tuning {
     pub(crate) max_connection_age: Option<Duration>,
     /// The service to ask about.
     pub(crate) health_check: Option<String>,
-    pub(crate) http2: Http2,
-    pub(crate) tcp_nodelay: bool,
-    pub(crate) tcp_keepalive: Option<Duration>,
-    pub(crate) connector: Option<Connector>,
+    pub(crate) dial: dial::Options,
 }
 
 impl Tuning {
@@ -157,18 +34,13 @@ impl Tuning {
         Tuning {
             connect_timeout: None,
             idle_timeout: Some(Duration::from_secs(30 * 60)),
-            keepalive: None,
             backoff,
             wait_for_ready: false,
             close_grace: Duration::ZERO,
             resend_buffer: 64 << 10,
             max_connection_age: None,
             health_check: None,
-            http2: Http2::default(),
-            // gRPC writes whole messages: Nagle's algorithm would only hold them back.
-            tcp_nodelay: true,
-            tcp_keepalive: None,
-            connector: None,
+            dial: dial::Options::default(),
         }
     }
 
@@ -183,13 +55,7 @@ impl Tuning {
                 return Err(Error::config(option, "it is zero"));
             }
         }
-        if self.tcp_keepalive.is_some_and(|time| time < Duration::from_secs(1)) {
-            return Err(Error::config("tcp_keepalive", "it is less than 1 s"));
-        }
-        if let Some(keepalive) = &self.keepalive {
-            keepalive.check()?;
-        }
-        self.http2.check()?;
+        self.dial.check()?;
         self.backoff.check("backoff")
     }
 }
@@ -251,6 +117,23 @@ impl Settings {
         // With all three parts given it is a valid one.
         Uri::from_parts(parts).unwrap_or_default()
     }
+
+    /// Makes the request one to this target: scheme, authority and user agent, the request's own before the connection's.
+    pub(crate) fn address<B>(
+        &self,
+        request: &mut Request<B>,
+        path: Option<PathAndQuery>,
+        own_agent: Option<&HeaderValue>,
+    ) {
+        *request.uri_mut() = self.uri(path);
+        let agent = own_agent.map_or_else(|| self.user_agent.clone(), |own| joined(own, &self.user_agent));
+        request.headers_mut().insert(USER_AGENT, agent);
+    }
+}
+
+fn joined(own: &HeaderValue, ours: &HeaderValue) -> HeaderValue {
+    let text = [own.as_bytes(), b" ", ours.as_bytes()].concat();
+    HeaderValue::from_bytes(&text).unwrap_or_else(|_| ours.clone())
 }
 
 fn host(target: &Target) -> &str {
@@ -296,7 +179,7 @@ macro_rules! connection_options {
 
         /// HTTP/2 pings on a silent connection. Default: none.
         pub fn keepalive(mut self, keepalive: impl Into<Option<$crate::grpc::Keepalive>>) -> Self {
-            self.options.tuning.keepalive = keepalive.into();
+            self.options.tuning.dial.keepalive = keepalive.into();
             self
         }
 
@@ -360,27 +243,27 @@ macro_rules! connection_options {
         /// HTTP/2 flow control: how many bytes of one response the server may send ahead of the reader. From 1 to
         /// 2^31 - 1. Default: hyper's, 2 MiB. No effect with `adaptive_window`.
         pub fn initial_stream_window_size(mut self, bytes: impl Into<Option<u32>>) -> Self {
-            self.options.tuning.http2.stream_window = bytes.into();
+            self.options.tuning.dial.http2.stream_window = bytes.into();
             self
         }
 
         /// The same for all responses on one connection together; less than 65,535 has no effect, as HTTP/2 begins with that.
         /// Default: hyper's, 5 MiB.
         pub fn initial_connection_window_size(mut self, bytes: impl Into<Option<u32>>) -> Self {
-            self.options.tuning.http2.connection_window = bytes.into();
+            self.options.tuning.dial.http2.connection_window = bytes.into();
             self
         }
 
         /// Has both windows follow the bandwidth and delay that are measured. Default: no.
         pub fn adaptive_window(mut self, adaptive: bool) -> Self {
-            self.options.tuning.http2.adaptive_window = adaptive;
+            self.options.tuning.dial.http2.adaptive_window = adaptive;
             self
         }
 
         /// The most bytes that the headers of one response may have, and its trailers as many; HTTP/2 counts 32 more for each field.
         /// Default: hyper's, 16 KiB.
         pub fn max_header_list_size(mut self, bytes: impl Into<Option<u32>>) -> Self {
-            self.options.tuning.http2.max_header_list_size = bytes.into();
+            self.options.tuning.dial.http2.max_header_list_size = bytes.into();
             self
         }
 
@@ -406,20 +289,21 @@ macro_rules! connection_options {
             C::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
             C::Future: Send,
         {
-            self.options.tuning.connector = Some($crate::grpc::conn::connector::Connector::new(connector));
+            self.options.tuning.dial.connector =
+                Some($crate::grpc::dial::connector::Connector::new(connector));
             self
         }
 
         /// `TCP_NODELAY`: small messages are not held back for others to join them. Default: on.
         pub fn tcp_nodelay(mut self, nodelay: bool) -> Self {
-            self.options.tuning.tcp_nodelay = nodelay;
+            self.options.tuning.dial.tcp_nodelay = nodelay;
             self
         }
 
         /// `SO_KEEPALIVE`: after this long without a word the system asks the peer's system whether it is still there. At
         /// least 1 s; more than 32,767 s count as that. Default: off. [`keepalive`](Self::keepalive) asks the server itself.
         pub fn tcp_keepalive(mut self, time: impl Into<Option<std::time::Duration>>) -> Self {
-            self.options.tuning.tcp_keepalive = time.into();
+            self.options.tuning.dial.tcp_keepalive = time.into();
             self
         }
     };

@@ -10,10 +10,10 @@ use std::ops::Bound;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::config::Backoff;
 use super::conn::ClientConn;
-use super::conn::gate::Gate;
 use super::conn::shared::Shared;
+use super::dial::gate::Gate;
+use super::options::Backoff;
 use crate::primitive::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::primitive::{Arc, Mutex, OnceLock, Weak};
 

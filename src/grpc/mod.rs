@@ -24,32 +24,35 @@
 //! client itself and reads along in the frames that come in. A program with one server that is always there
 //! needs no more than a `Channel`. Where it must stay, `observe` (feature `channel`) shows a part of its state.
 
+mod call;
 mod client_pool;
 mod config;
 mod conn;
+mod dial;
 mod error;
 mod global;
 mod group;
+mod link;
 #[cfg(feature = "channel")]
 mod observe;
+mod options;
 mod stream_pool;
 mod target;
 mod trace;
 
+pub use self::call::{ResponseBody, ResponseFuture, WaitForReady};
 pub use self::client_pool::{ClientPool, ClientPoolBuilder, ClientPoolStats, Discards, PooledConn};
-pub use self::config::{Backoff, Keepalive};
-#[cfg(fuzzing)] // for `fuzz/`; no part of the crate
-#[doc(hidden)]
-pub use self::conn::fuzz_frame_tap;
-pub use self::conn::tls::TlsConfig;
-pub use self::conn::{
-    ClientConn, ClientConnBuilder, ConnectivityState, ResponseBody, ResponseFuture, WaitForReady,
-};
+pub use self::conn::{ClientConn, ClientConnBuilder, ConnectivityState};
+pub use self::dial::tls::TlsConfig;
 pub use self::error::{CallPhase, DialPhase, Error, HealthError, TargetError};
 pub use self::global::{AlreadyInitialized, get_client, init_client};
+#[cfg(fuzzing)] // for `fuzz/`; no part of the crate
+#[doc(hidden)]
+pub use self::link::reading::fuzz_frame_tap;
 #[cfg(feature = "channel")]
 #[cfg_attr(docsrs, doc(cfg(feature = "channel")))]
 pub use self::observe::{ChannelObserver, observe};
+pub use self::options::{Backoff, Keepalive};
 pub use self::stream_pool::{
     AddressStats, Addresses, BalancedChannel, ConnectionStats, Overflow, StreamChannel, StreamLease,
     StreamPool, StreamPoolBuilder, StreamPoolStats,

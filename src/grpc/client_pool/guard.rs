@@ -11,7 +11,8 @@ use tonic::body::Body;
 use tower_service::Service;
 
 use super::ClientPool;
-use crate::grpc::conn::{ClientConn, ConnectivityState, ResponseBody, ResponseFuture};
+use crate::grpc::call::{ResponseBody, ResponseFuture};
+use crate::grpc::conn::{ClientConn, ConnectivityState};
 
 /// A connection out of a [`ClientPool`], which goes back when this is dropped.
 ///

@@ -17,11 +17,12 @@ use std::num::NonZeroUsize;
 
 pub use self::guard::PooledConn;
 pub use self::stats::{ClientPoolStats, Discards};
-use super::config::{Backoff, Options, Settings, connection_options};
+use super::config::{Options, Settings, connection_options};
 use super::conn::shared::Shared;
 use super::conn::{ClientConn, ConnectivityState};
 use super::error::Error;
 use super::group::{Group, Return, bump};
+use super::options::Backoff;
 use super::trace::trace_event;
 use crate::aging::{Ageable, sealed};
 use crate::primitive::Arc;

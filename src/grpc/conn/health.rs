@@ -27,14 +27,14 @@ use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 use tower_service::Service;
 
-use super::backoff::Pauses;
-use super::request_body::{CallBody, RequestBody};
-use super::service::address;
-use super::shared::News;
-use super::tap::Link;
-use crate::grpc::config::{Backoff, Settings};
+use super::shared::{News, Shared};
+use crate::grpc::config::Settings;
+use crate::grpc::dial::backoff::Pauses;
 use crate::grpc::error::{Error, HealthError};
-use crate::primitive::Arc;
+use crate::grpc::link::Link;
+use crate::grpc::link::request_body::{CallBody, RequestBody};
+use crate::grpc::options::Backoff;
+use crate::primitive::{Arc, Weak};
 
 /// From one `Check` to the next. Also the longest that one may take, but for the first, which has the dial's whole time.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
@@ -213,12 +213,17 @@ fn judge(status: i32) -> Result<(), HealthError> {
 }
 
 /// Tells the connection what the server says from now on. Never returns, but lets go of the link when that is retired.
-pub(super) async fn follow(health: Option<Box<Health>>, link: &Link, mut news: watch::Receiver<News>) {
+pub(super) async fn follow(
+    health: Option<Box<Health>>,
+    owner: &Weak<Shared>,
+    link: &Link,
+    mut news: watch::Receiver<News>,
+) {
     if let Some(mut health) = health {
         let tell = async move {
             loop {
                 let verdict = health.next().await;
-                if let Some(owner) = link.owner() {
+                if let Some(owner) = owner.upgrade() {
                     owner.health_changed(link.id, verdict);
                 }
             }
@@ -227,7 +232,7 @@ pub(super) async fn follow(health: Option<Box<Health>>, link: &Link, mut news: w
         let until_retired = Box::pin(async move {
             tokio::select! {
                 biased;
-                () = retired(link, &mut news) => {}
+                () = retired(owner, link, &mut news) => {}
                 () = tell => {}
             }
         });
@@ -237,8 +242,8 @@ pub(super) async fn follow(health: Option<Box<Health>>, link: &Link, mut news: w
 }
 
 /// Returns when no call goes to the link any more.
-async fn retired(link: &Link, news: &mut watch::Receiver<News>) {
-    while link.owner().is_some_and(|owner| owner.is_current(link.id)) && news.changed().await.is_ok() {}
+async fn retired(owner: &Weak<Shared>, link: &Link, news: &mut watch::Receiver<News>) {
+    while owner.upgrade().is_some_and(|owner| owner.is_current(link.id)) && news.changed().await.is_ok() {}
 }
 
 /// The link as a service: requests go out on it or nowhere.
@@ -261,7 +266,7 @@ impl Service<Request<Body>> for OnLink {
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let path = std::mem::take(request.uri_mut()).into_parts().path_and_query;
         let own_agent = request.headers().get(USER_AGENT).cloned();
-        address(&self.settings, &mut request, path, own_agent.as_ref());
+        self.settings.address(&mut request, path, own_agent.as_ref());
         // Sent once, and to its end: it is a single small message.
         let mut request = request.map(|body| CallBody::new(body, 0).1);
         request.body_mut().goes_on(&self.link);

@@ -1,30 +1,19 @@
 //! [`ClientConn`]: one gRPC connection that knows its state.
 
-pub(crate) mod backoff;
-pub(crate) mod connector;
-mod dialer;
-pub(crate) mod gate;
-mod happy_eyeballs;
+mod dialing;
+mod driver;
 mod health;
-mod one_task;
-mod pace;
-mod request_body;
-pub(in crate::grpc) mod service;
+pub(in crate::grpc) mod lease;
 pub(crate) mod shared;
-pub(in crate::grpc) mod slots;
 mod state;
-pub(crate) mod tap;
-pub(crate) mod tls;
 
 use std::fmt;
 
-pub use self::service::{ResponseBody, ResponseFuture, WaitForReady};
 use self::shared::Shared;
 pub use self::state::ConnectivityState;
-#[cfg(fuzzing)]
-pub use self::tap::reading::fuzz_frame_tap;
-use super::config::{Backoff, Options, connection_options};
+use super::config::{Options, connection_options};
 use super::error::Error;
+use super::options::Backoff;
 use crate::primitive::Arc;
 
 /// A gRPC connection with a connectivity state, as grpc-go's `ClientConn` has one: a channel for tonic's generated

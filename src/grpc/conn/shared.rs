@@ -23,16 +23,16 @@ use hyper::client::conn::http2::SendRequest;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
-use tonic::Status;
 
-use super::dialer::{self, Missed};
+use super::dialing::{self, Missed};
 use super::health::Verdict;
-use super::request_body::{CallBody, RequestBody};
+use super::lease::{CallGuard, Lease};
 use super::state::ConnectivityState;
-use super::tap::{Link, LinkPhase};
 use crate::grpc::config::Settings;
 use crate::grpc::error::{DialPhase, Error, with_causes};
 use crate::grpc::group::{Group, bump};
+use crate::grpc::link::request_body::RequestBody;
+use crate::grpc::link::{Link, LinkPhase, Observer};
 use crate::grpc::trace::trace_event;
 use crate::primitive::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use crate::primitive::{Arc, Mutex, Weak};
@@ -42,7 +42,7 @@ const MAX_WAITS: usize = 4;
 
 pub(crate) struct Shared {
     /// An error here is the answer to every call: the connection of a pool that could not be configured.
-    pub(super) settings: Result<Arc<Settings>, Error>,
+    pub(in crate::grpc) settings: Result<Arc<Settings>, Error>,
     /// The pool this belongs to, and its number there.
     group: Option<(Arc<Group>, u64)>,
     /// Mirror of `inner.phase`, for `state()`.
@@ -149,88 +149,6 @@ pub(super) struct News {
 pub(super) struct Transport {
     pub(super) send: SendRequest<RequestBody>,
     pub(super) link: Arc<Link>,
-}
-
-/// A transport with one call counted on it.
-pub(in crate::grpc) struct Lease {
-    pub(super) send: SendRequest<RequestBody>,
-    pub(super) call: CallGuard,
-}
-
-impl Lease {
-    /// Held until the call is over, the response's body included.
-    pub(in crate::grpc) fn hold(&mut self, ticket: Arc<dyn Ticket>) {
-        self.call.ticket = Some(ticket);
-    }
-}
-
-/// What a pool gives a call to hold.
-pub(in crate::grpc) trait Ticket: Send + Sync {
-    /// The connection broke the call off.
-    fn failed(&self);
-}
-
-/// One call on a link, or one that waits for a slot of it. It also is a handle of the connection: what it belongs to stays
-/// open.
-pub(super) struct CallGuard {
-    pub(super) owner: Arc<Shared>,
-    pub(super) link: Arc<Link>,
-    /// Whether it has one of the link's slots.
-    has_slot: bool,
-    /// Of the attempt that this is, once there is one: ends with the call, if it is still being sent.
-    pub(super) body: Option<Arc<CallBody>>,
-    ticket: Option<Arc<dyn Ticket>>,
-}
-
-impl CallGuard {
-    /// Why the call broke off, if the reason is on this side: the connection was closed, and the call with it, or the request's
-    /// own messages failed.
-    pub(super) fn ended_here(&self) -> Option<Status> {
-        if self.owner.state() == ConnectivityState::Shutdown && self.link.is_killed() {
-            return Some(Error::Closed.into());
-        }
-        self.body.as_ref()?.failure()
-    }
-
-    pub(super) fn tell_failure(&self) {
-        if let Some(ticket) = &self.ticket {
-            ticket.failed();
-        }
-    }
-
-    /// Waits for a slot, in order. False: the link is no longer the connection's current one. Cancel safe.
-    async fn take_slot(&mut self) -> bool {
-        self.has_slot = self.link.slots.try_take() || self.wait_for_slot().await;
-        self.has_slot
-    }
-
-    async fn wait_for_slot(&self) -> bool {
-        let mut news = self.owner.news();
-        let slot = self.link.slots.take();
-        tokio::pin!(slot);
-        // Looked at after the subscription: no change is missed.
-        while self.owner.takes_calls_on(&self.link) {
-            tokio::select! {
-                biased;
-                () = &mut slot => return true,
-                // The sender is in `owner`: no error.
-                _ = news.changed() => {}
-            }
-        }
-        false
-    }
-}
-
-impl Drop for CallGuard {
-    fn drop(&mut self) {
-        if let Some(body) = &self.body {
-            body.end_attempt();
-        }
-        if self.has_slot {
-            self.link.slots.give_back();
-        }
-        self.link.end_call();
-    }
 }
 
 impl Shared {
@@ -404,7 +322,7 @@ impl Shared {
             Phase::Ready(Transport { send, link }) => {
                 link.begin_call();
                 let (owner, link) = (Arc::clone(self), Arc::clone(link));
-                let call = CallGuard { owner, link, has_slot: false, body: None, ticket: None };
+                let call = CallGuard::new(owner, link);
                 Found::Lease(Lease { send: send.clone(), call })
             }
             Phase::NotServing(_, error) | Phase::Shutdown(error) => Found::Failed(error.clone()),
@@ -437,7 +355,7 @@ impl Shared {
         });
         if begin {
             // The guard is inside before the task is born: a runtime that is shutting down drops the task at once.
-            drop(runtime.spawn(dialer::run(self, Arc::clone(settings))));
+            drop(runtime.spawn(dialing::run(self, Arc::clone(settings))));
         }
         Ok(())
     }
@@ -454,7 +372,7 @@ impl Shared {
 
     /// A new link, known to `close`.
     pub(super) fn new_link(self: &Arc<Self>) -> Arc<Link> {
-        let owner = Arc::downgrade(self);
+        let owner: Weak<dyn Observer> = Arc::downgrade(self) as Weak<dyn Observer>;
         self.update(|inner| {
             inner.links.retain(|link| link.strong_count() > 0);
             inner.last_link += 1;
@@ -534,19 +452,9 @@ impl Shared {
         self.passed_over.load(Ordering::Relaxed)
     }
 
-    /// The server took leave with ENHANCE_YOUR_CALM.
-    pub(super) fn calm_down(&self) {
-        self.too_many_pings.fetch_add(1, Ordering::Relaxed);
-    }
-
     /// By how much keepalive is slower than asked for: gRFC A8 doubles its interval each time the server complains.
     pub(super) fn calm(&self) -> u32 {
         2u32.saturating_pow(self.too_many_pings.load(Ordering::Relaxed))
-    }
-
-    /// Its server's limit of streams has changed.
-    pub(super) fn limit_changed(&self) {
-        self.tell_group();
     }
 
     /// How many calls its server takes at once, while it is Ready. A health check takes a stream, too.
@@ -604,19 +512,8 @@ impl Shared {
 
     // ── the end of a link ──
 
-    fn takes_calls_on(&self, link: &Link) -> bool {
+    pub(super) fn takes_calls_on(&self, link: &Link) -> bool {
         matches!(&self.inner.lock().phase, Phase::Ready(transport) if transport.link.id == link.id)
-    }
-
-    /// The link takes no more calls: if it was the current one, the connection is Idle.
-    pub(super) fn link_down(&self, id: u64, why: &str) {
-        let lost = self.retire(|link| link.id == id);
-        if lost {
-            trace_event!("connection lost", target = self.target(), why = why);
-            if let Some(group) = self.group() {
-                group.gate.doubt();
-            }
-        }
     }
 
     /// The link has lived as long as it may.
@@ -716,6 +613,27 @@ impl Shared {
     #[inline]
     pub(crate) fn number_in(&self, group: &Arc<Group>) -> Option<u64> {
         self.group.as_ref().filter(|(own, _)| Arc::ptr_eq(own, group)).map(|(_, id)| *id)
+    }
+}
+
+impl Observer for Shared {
+    /// If the link was the current one, the connection is Idle.
+    fn link_down(&self, id: u64, why: &str) {
+        let lost = self.retire(|link| link.id == id);
+        if lost {
+            trace_event!("connection lost", target = self.target(), why = why);
+            if let Some(group) = self.group() {
+                group.gate.doubt();
+            }
+        }
+    }
+
+    fn too_many_pings(&self) {
+        self.too_many_pings.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn limit_changed(&self) {
+        self.tell_group();
     }
 }
 

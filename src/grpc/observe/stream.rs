@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::records::{HANDSHAKE, RecordReader};
 use super::seen::Attempt;
-use crate::grpc::conn::tap::{Event, FrameReader};
+use crate::grpc::link::frames::{Event, FrameReader};
 
 /// What tonic reads and writes, TLS included: that is above.
 pub(super) struct Stream<Io> {

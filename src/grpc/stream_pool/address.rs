@@ -33,10 +33,10 @@ use super::member::{Member, Slot};
 use super::waiter::{Pending, Waiter};
 use crate::grpc::config::Settings;
 use crate::grpc::conn::shared::Shared;
-use crate::grpc::conn::slots::ASSUMED;
 use crate::grpc::conn::{ClientConn, ConnectivityState};
 use crate::grpc::error::Error;
 use crate::grpc::group::{Group, Watcher};
+use crate::grpc::link::slots::ASSUMED;
 use crate::primitive::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use crate::primitive::{Arc, Mutex, PoisonError, Weak};
 

@@ -10,7 +10,7 @@ use futures_util::stream::{self, BoxStream, StreamExt};
 use tokio::time::sleep;
 use tower::discover::{Change, Discover};
 
-use crate::grpc::config::YEAR;
+use crate::grpc::options::YEAR;
 
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 

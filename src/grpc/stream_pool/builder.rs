@@ -4,8 +4,9 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
 use super::StreamPool;
-use crate::grpc::config::{Backoff, Options, YEAR, connection_options};
+use crate::grpc::config::{Options, connection_options};
 use crate::grpc::error::Error;
+use crate::grpc::options::{Backoff, YEAR};
 
 /// What [`StreamPool::get`] does when an address has all the connections that it may have, and all their streams are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,10 +10,10 @@ use tower_service::Service;
 
 use super::StreamPool;
 use super::lease::LeaseSource;
+use crate::grpc::call::Source;
+use crate::grpc::call::{ResponseBody, ResponseFuture};
 use crate::grpc::config::{Settings, Tuning};
-use crate::grpc::conn::service::Source;
-use crate::grpc::conn::shared::Lease;
-use crate::grpc::conn::{ResponseBody, ResponseFuture};
+use crate::grpc::conn::lease::Lease;
 use crate::grpc::error::Error;
 use crate::primitive::Arc;
 

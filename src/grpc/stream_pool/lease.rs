@@ -11,10 +11,10 @@ use tower_service::Service;
 use super::address::{Address, Got};
 use super::member::Slot;
 use super::waiter::Pending;
+use crate::grpc::call::Source;
+use crate::grpc::call::{ResponseBody, ResponseFuture};
 use crate::grpc::config::{Settings, Tuning};
-use crate::grpc::conn::service::Source;
-use crate::grpc::conn::shared::Lease;
-use crate::grpc::conn::{ResponseBody, ResponseFuture};
+use crate::grpc::conn::lease::Lease;
 use crate::grpc::error::{DialPhase, Error};
 use crate::primitive::Arc;
 

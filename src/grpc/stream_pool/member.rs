@@ -5,10 +5,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::address::Address;
-use crate::grpc::config::about;
-use crate::grpc::conn::shared::{Lease, Ticket};
+use crate::grpc::conn::lease::{Lease, Ticket};
 use crate::grpc::conn::{ClientConn, ConnectivityState};
 use crate::grpc::error::Error;
+use crate::grpc::options::about;
 use crate::primitive::Arc;
 use crate::primitive::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 

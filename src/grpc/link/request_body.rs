@@ -31,13 +31,13 @@ use futures_util::task::AtomicWaker;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tonic::body::Body;
 
-use super::tap::{Link, LinkPhase};
+use super::{Link, LinkPhase};
 use crate::primitive::atomic::{AtomicBool, AtomicU32, Ordering};
 use crate::primitive::{Arc, Mutex};
 
 /// What the attempts of one call share.
 #[derive(Debug)]
-pub(super) struct CallBody {
+pub(in crate::grpc) struct CallBody {
     /// The attempt that may send; the handles of others fail.
     attempt: AtomicU32,
     /// The number of that attempt's stream; 0 until hyper begins it.
@@ -87,7 +87,7 @@ impl Sent {
 
 /// A body for one attempt.
 #[derive(Debug)]
-pub(super) struct RequestBody {
+pub(in crate::grpc) struct RequestBody {
     call: Arc<CallBody>,
     attempt: u32,
     /// Where it goes, for the number of its stream.
@@ -102,7 +102,7 @@ pub(super) struct RequestBody {
 
 impl CallBody {
     /// With the first attempt. Keeps up to `limit` bytes for another.
-    pub(super) fn new(body: Body, limit: usize) -> (Arc<Self>, RequestBody) {
+    pub(in crate::grpc) fn new(body: Body, limit: usize) -> (Arc<Self>, RequestBody) {
         let source = Source {
             body,
             ended: false,
@@ -123,7 +123,7 @@ impl CallBody {
     }
 
     /// The body from its beginning, for the attempt that is on; `None` if the beginning is lost.
-    pub(super) fn begin_attempt(self: &Arc<Self>) -> Option<RequestBody> {
+    pub(in crate::grpc) fn begin_attempt(self: &Arc<Self>) -> Option<RequestBody> {
         self.source.lock().sent.as_ref()?;
         let attempt = self.attempt.load(Ordering::Acquire);
         // Relaxed: hyper gets the attempt after this, by way of a channel.
@@ -133,7 +133,7 @@ impl CallBody {
     }
 
     /// Whether no server can have begun with the attempt, which was on this link and which hyper has given up.
-    pub(super) fn has_not_left(&self, link: &Link) -> bool {
+    pub(in crate::grpc) fn has_not_left(&self, link: &Link) -> bool {
         // Relaxed: both were written by the task that gave the attempt up, and told so by way of a channel.
         let stream = self.stream.load(Ordering::Relaxed);
         if stream == 0 {
@@ -150,19 +150,19 @@ impl CallBody {
     }
 
     /// Cancels what the attempt is still sending.
-    pub(super) fn end_attempt(&self) {
+    pub(in crate::grpc) fn end_attempt(&self) {
         // Release: pairs with the Acquire of who is about to sleep; nothing but the number is passed on.
         self.attempt.fetch_add(1, Ordering::Release);
         self.sender.wake();
     }
 
     /// What the body failed with, of which HTTP/2 knows only that it broke off.
-    pub(super) fn failure(&self) -> Option<tonic::Status> {
+    pub(in crate::grpc) fn failure(&self) -> Option<tonic::Status> {
         self.source.lock().failure.clone()
     }
 
     /// The response has begun: nothing will be sent again.
-    pub(super) fn settle(&self) {
+    pub(in crate::grpc) fn settle(&self) {
         let _sent = self.source.lock().sent.take();
     }
 }
@@ -243,7 +243,7 @@ impl RequestBody {
     }
 
     /// To be called before hyper gets it.
-    pub(super) fn goes_on(&mut self, link: &Arc<Link>) {
+    pub(in crate::grpc) fn goes_on(&mut self, link: &Arc<Link>) {
         link.expect_request();
         self.link = Some(Arc::clone(link));
     }
@@ -414,7 +414,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_attempt_knows_the_number_of_its_stream_from_when_hyper_begins_it() {
-        let link = Link::new(0, crate::primitive::Weak::new());
+        let link = Link::new(0, crate::grpc::link::nobody());
         let number = |call: &CallBody| call.stream.load(Ordering::Relaxed);
         let (one, mut first) = call_of(&[b"1"], 10);
         let (other, mut second) = call_of(&[b"1"], 10);

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::grpc::config::Backoff;
+use crate::grpc::options::Backoff;
 
 /// The sequence of pauses that a [`Backoff`] describes.
 #[derive(Debug)]

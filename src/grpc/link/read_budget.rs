@@ -29,7 +29,7 @@ const WORTH_A_WRITE: usize = 8 << 10;
 
 /// Orderings are relaxed: the runtime orders the polls of a task.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(in crate::grpc) struct ReadBudget {
     corked: AtomicBool,
     /// Which may still be read.
     answers: AtomicU32,
@@ -37,10 +37,10 @@ pub(super) struct Pace {
     lifted: AtomicBool,
 }
 
-impl Pace {
+impl ReadBudget {
     /// Without limits, for the handshake.
-    pub(super) fn new() -> Arc<Self> {
-        Arc::new(Pace {
+    pub(in crate::grpc) fn new() -> Arc<Self> {
+        Arc::new(ReadBudget {
             corked: AtomicBool::new(false),
             answers: AtomicU32::new(u32::MAX),
             lifted: AtomicBool::new(false),

@@ -9,14 +9,10 @@ use http::Uri;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tower_service::Service;
 
+use crate::grpc::link::tap::BoxedIo;
 use crate::primitive::{Arc, Mutex};
 
-pub(super) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
-
-/// A connected stream, whatever it is made of.
-pub(super) type BoxedIo = Box<dyn Io>;
-pub(super) type BoxError = Box<dyn Error + Send + Sync>;
+pub(in crate::grpc) type BoxError = Box<dyn Error + Send + Sync>;
 
 type Connecting = Pin<Box<dyn Future<Output = Result<BoxedIo, BoxError>> + Send>>;
 

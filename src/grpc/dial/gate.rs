@@ -25,8 +25,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::backoff::Pauses;
-use crate::grpc::config::{Backoff, YEAR};
 use crate::grpc::error::Error;
+use crate::grpc::options::{Backoff, YEAR};
 use crate::primitive::Mutex;
 
 /// How many attempts may be in flight at once while the last one succeeded. A pool that is woken by a burst opens

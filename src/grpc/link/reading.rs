@@ -4,7 +4,7 @@
 //! keeps nothing, so there is little in it that can go wrong. It is not compiled into the crate: the tests below use it, and
 //! `fuzz/`.
 
-use super::{Event, FrameReader, GoAway, Settings};
+use super::frames::{Event, FrameReader, GoAway, Settings};
 
 /// RFC 9113: sections 4.1 for the header of a frame, 6.2, 6.5 and 6.8 for those that matter.
 fn second_reading(bytes: &[u8]) -> Vec<Event> {

@@ -8,7 +8,7 @@
 //!
 //! For each call hyper spawns two futures more: one sends what is left of the request's body, because a stream that has not been
 //! opened on the socket has no room to send in; one waits for the response. They are [kept](Futures) until the socket has been
-//! polled, which [keeps its write back](Pace::cork), and polled once: then the body of a unary call is done, and only what is not
+//! polled, which [keeps its write back](ReadBudget::cork), and polled once: then the body of a unary call is done, and only what is not
 //! becomes a task. The socket is polled again, and all of it leaves.
 //!
 //! When the requests' part is over, because the server took leave or nobody can send any more, it is kept up to the end of the
@@ -26,10 +26,10 @@ use hyper::client::conn::http2::Connection;
 use hyper::rt::Executor;
 use hyper_util::rt::TokioIo;
 
-use super::connector::BoxedIo;
-use super::pace::Pace;
+use super::Link;
+use super::read_budget::ReadBudget;
 use super::request_body::RequestBody;
-use super::tap::{Link, Tap};
+use super::tap::{BoxedIo, Tap};
 use crate::primitive::atomic::{AtomicBool, Ordering};
 use crate::primitive::knock::Knock;
 use crate::primitive::{Arc, Mutex};
@@ -39,7 +39,7 @@ type Requests = Connection<TokioIo<Tap<BoxedIo>>, RequestBody, Futures>;
 
 /// For hyper's builder: keeps what it is to spawn, for the [`OneTask`].
 #[derive(Clone)]
-pub(super) struct Futures(Arc<Kept>);
+pub(in crate::grpc) struct Futures(Arc<Kept>);
 
 struct Kept {
     /// Whether the requests' part is being polled, at whose end somebody looks at `new`.
@@ -48,7 +48,7 @@ struct Kept {
 }
 
 impl Futures {
-    pub(super) fn new() -> Self {
+    pub(in crate::grpc) fn new() -> Self {
         Futures(Arc::new(Kept { kept: AtomicBool::new(true), new: Mutex::new(Vec::new()) }))
     }
 }
@@ -70,14 +70,14 @@ where
 /// A whole connection of hyper's: ready when nothing is left to do, on the socket neither.
 ///
 /// It takes requests as long as there is a sender; streams that are open then, or at a GOAWAY, go on.
-pub(super) struct OneTask {
+pub(in crate::grpc) struct OneTask {
     requests: Option<Requests>,
     /// `requests`, when that is over.
     over: Option<Requests>,
     socket: Option<BoxFuture>,
     futures: Futures,
     failure: Option<hyper::Error>,
-    pace: Arc<Pace>,
+    budget: Arc<ReadBudget>,
     link: Arc<Link>,
     knock: Arc<Socket>,
     waker: Waker,
@@ -97,8 +97,13 @@ impl Wake for Socket {
 }
 
 impl OneTask {
-    /// After hyper's handshake with this executor, over a tap with this link that keeps to this pace.
-    pub(super) fn new(requests: Requests, futures: Futures, pace: Arc<Pace>, link: Arc<Link>) -> Self {
+    /// After hyper's handshake with this executor, over a tap with this link that keeps to this budget.
+    pub(in crate::grpc) fn new(
+        requests: Requests,
+        futures: Futures,
+        budget: Arc<ReadBudget>,
+        link: Arc<Link>,
+    ) -> Self {
         let knock = Arc::new(Socket(Knock::new()));
         // The one thing that hyper's handshake spawns.
         let socket = futures.0.new.lock().pop();
@@ -110,7 +115,7 @@ impl OneTask {
             socket,
             futures,
             failure: None,
-            pace,
+            budget,
             link,
             knock,
             waker,
@@ -139,9 +144,9 @@ impl OneTask {
 
     /// Sends what has just been begun, as far as it will go.
     fn poll_new(&mut self, new: Vec<BoxFuture>) {
-        self.pace.cork();
+        self.budget.cork();
         self.poll_socket();
-        self.pace.uncork();
+        self.budget.uncork();
         for mut future in new {
             // As in a task of its own, whose panic is its own: in here is the user's stream of messages. Nobody looks at what it
             // leaves half done, it is dropped; hyper resets its stream.
@@ -168,7 +173,7 @@ impl Future for OneTask {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        this.pace.begin();
+        this.budget.begin();
         this.knock.0.begin(cx.waker());
         // First what was asked, so that it is written at once. Either may end first, and tells the other: the requests by the
         // knock, the socket by this task's waker.
@@ -213,9 +218,8 @@ mod tests {
     use tonic::body::Body;
 
     use super::*;
-    use crate::grpc::conn::pace::ANSWERS;
-    use crate::grpc::conn::request_body::CallBody;
-    use crate::primitive::Weak;
+    use crate::grpc::link::read_budget::ANSWERS;
+    use crate::grpc::link::request_body::CallBody;
 
     const DATA: u8 = 0;
     const HEADERS: u8 = 1;
@@ -283,12 +287,12 @@ mod tests {
             let writes = Arc::new(Mutex::new(Vec::new()));
             let broken = Arc::new(AtomicBool::new(false));
             let wire = Wire { io, writes: Arc::clone(&writes), broken: Arc::clone(&broken) };
-            let (pace, futures) = (Pace::new(), Futures::new());
+            let (budget, futures) = (ReadBudget::new(), Futures::new());
             let io: BoxedIo = Box::new(wire);
-            let link = Link::new(0, Weak::new());
-            let tap = Tap::new(io, true, Arc::clone(&link), Arc::clone(&pace), None);
+            let link = Link::new(0, crate::grpc::link::nobody());
+            let tap = Tap::new(io, true, Arc::clone(&link), Arc::clone(&budget), None);
             let (send, conn) = Builder::new(futures.clone()).handshake(TokioIo::new(tap)).await.unwrap();
-            let task = OneTask::new(conn, futures, pace, Arc::clone(&link));
+            let task = OneTask::new(conn, futures, budget, Arc::clone(&link));
             let mut rig = Rig { task, send, server, link, writes, broken, wakes: Arc::default() };
             while rig.poll() > 0 {}
             rig.writes.lock().clear();

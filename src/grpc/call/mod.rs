@@ -1,0 +1,199 @@
+//! A request's way in: from the request that tonic's generated client hands over to the end of the response's body.
+//!
+//! * The loop in this file leases a connection from a [`Source`], sends the request, and sends it again when it is certain
+//!   that no server has processed it.
+//! * [`head`] and [`deadline`] are what the loop reads and writes of heads; [`response_body`] is what the caller gets.
+
+mod deadline;
+mod head;
+mod response_body;
+
+use std::fmt;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+
+use http::header::USER_AGENT;
+use http::{Request, Response};
+use tokio::task::coop::consume_budget;
+use tonic::Status;
+use tonic::body::Body;
+use tower_service::Service;
+
+use self::deadline::{Deadline, within};
+use self::head::{KeptHead, is_plain_http};
+pub use self::response_body::ResponseBody;
+use super::config::{Settings, Tuning};
+use super::conn::ClientConn;
+use super::conn::lease::Lease;
+use super::error::{CallPhase, Error, NotProcessed, not_processed};
+use super::link::request_body::CallBody;
+use crate::primitive::Arc;
+
+/// How often one request that was not processed, since its connection was just lost, is handed to the next one.
+const MAX_RESENDS: usize = 16;
+
+/// How often one request is sent again that the server refused (REFUSED_STREAM), as gRPC has it: once.
+const MAX_REFUSALS: usize = 1;
+
+/// In a request's extensions: whether the call waits while the connection cannot be established, instead of failing with
+/// the reason. gRPC's `wait_for_ready`. Takes precedence over the builder's option.
+///
+/// ```
+/// # use cenote::grpc::WaitForReady;
+/// # use cenote_proto::HelloRequest;
+/// let mut request = tonic::Request::new(HelloRequest { name: "ada".into(), delay_ms: 0 });
+/// request.set_timeout(std::time::Duration::from_secs(30)); // it waits no longer than this
+/// request.extensions_mut().insert(WaitForReady(true));
+/// ```
+///
+/// Such a call ends with its deadline, with the close of the connection, or when a pool discards the connection that it
+/// waits on, because nobody but the pool and calls has a hold of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WaitForReady(pub bool);
+
+/// A call under way; what [`ClientConn`] returns as a tower `Service`.
+///
+/// Dropping it cancels the call: the server sees its stream reset.
+#[must_use = "futures do nothing unless polled"]
+pub struct ResponseFuture(Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Status>> + Send>>);
+
+impl Future for ResponseFuture {
+    type Output = Result<Response<ResponseBody>, Status>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
+impl fmt::Debug for ResponseFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}
+
+/// The service that tonic's generated clients are built on. Always ready: what a call must wait for, and what can
+/// fail, is in its future.
+impl Service<Request<Body>> for ClientConn {
+    type Response = Response<ResponseBody>;
+    type Error = Status;
+    type Future = ResponseFuture;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> ResponseFuture {
+        ResponseFuture::new(self.clone(), request)
+    }
+}
+
+/// Where a call gets its connection from, for each attempt to send it.
+pub(in crate::grpc) trait Source: Send + Sync {
+    /// What holds for the calls of this source.
+    fn tuning(&self) -> Result<&Tuning, Error>;
+
+    /// A connection with room for one more stream, and what the request must be made to fit. Cancel safe.
+    fn lease(
+        &mut self,
+        wait_for_ready: bool,
+    ) -> impl Future<Output = Result<(Lease, Arc<Settings>), Error>> + Send;
+}
+
+impl Source for ClientConn {
+    fn tuning(&self) -> Result<&Tuning, Error> {
+        self.shared.settings.as_ref().map(|settings| &settings.tuning).map_err(Error::clone)
+    }
+
+    async fn lease(&mut self, wait_for_ready: bool) -> Result<(Lease, Arc<Settings>), Error> {
+        let settings = self.shared.settings.as_ref().map_err(Error::clone)?;
+        Ok((self.shared.lease(wait_for_ready).await?, Arc::clone(settings)))
+    }
+}
+
+impl ResponseFuture {
+    /// The call, to the end of the response's head.
+    pub(in crate::grpc) fn new(source: impl Source + 'static, request: Request<Body>) -> Self {
+        ResponseFuture(Box::pin(call(source, request)))
+    }
+}
+
+/// Sends the request on a connection, and again when it is certain that it was not processed: it came back unsent, the server
+/// refused it, or took leave without it.
+///
+/// One function, and a deadline for each of its two waits instead of one around all: futures in futures hold what they are
+/// given more than once, and this one is moved into its box for each call.
+async fn call(mut source: impl Source, mut request: Request<Body>) -> Result<Response<ResponseBody>, Status> {
+    let own_patience = request.extensions_mut().remove::<WaitForReady>();
+    let tuning = source.tuning()?;
+    let WaitForReady(wait_for_ready) = own_patience.unwrap_or(WaitForReady(tuning.wait_for_ready));
+    let limit = tuning.resend_buffer;
+    let deadline = Deadline::of(request.headers())?;
+    let (mut head, body) = request.into_parts();
+    let path = std::mem::take(&mut head.uri).into_parts().path_and_query;
+    let own_agent = head.headers.get(USER_AGENT).cloned();
+    let kept = (limit > 0).then(|| KeptHead::new(&head));
+    let (body, first) = CallBody::new(body, limit);
+    let mut request = Request::from_parts(head, first);
+    let (mut resends, mut refusals) = (0, 0);
+    loop {
+        let leased = within(deadline, CallPhase::Connect, pin!(source.lease(wait_for_ready))).await?;
+        let (Lease { mut send, mut call }, settings) = match leased {
+            Ok(leased) => leased,
+            Err(error) => {
+                // Who calls in a loop while calls fail at once lets the dial have its turn, too.
+                consume_budget().await;
+                return Err(error.into());
+            }
+        };
+        settings.address(&mut request, path.clone(), own_agent.as_ref());
+        if let Some(deadline) = deadline {
+            deadline.tell_what_is_left(request.headers_mut());
+        }
+        request.body_mut().goes_on(&call.link);
+        call.body = Some(Arc::clone(&body));
+        let answer = pin!(send.try_send_request(request));
+        let mut error = match within(deadline, CallPhase::Response, answer).await? {
+            Ok(response) => {
+                body.settle();
+                if is_plain_http(&response) {
+                    return Ok(response.map(|_| ResponseBody::default()));
+                }
+                return Ok(response.map(|body| ResponseBody::new(body, call, deadline)));
+            }
+            Err(error) => error,
+        };
+        let unsent = error.take_message();
+        let error = error.into_error();
+        if let Some(status) = call.ended_here() {
+            return Err(status);
+        }
+        let head = match unsent {
+            Some(unsent) => {
+                call.gave_back();
+                Some(unsent.into_parts().0)
+            }
+            None => {
+                match not_processed(&error) {
+                    // hyper drops what it has taken and not sent when the connection ends, or takes no more.
+                    None if body.has_not_left(&call.link) => {}
+                    None => {
+                        call.tell_failure();
+                        return Err(Error::interrupted(CallPhase::Response, Arc::new(error)).into());
+                    }
+                    Some(NotProcessed::Refused) => refusals += 1,
+                    Some(NotProcessed::AfterGoaway) => {}
+                }
+                kept.as_ref().map(KeptHead::again)
+            }
+        };
+        resends += 1;
+        // Ends the attempt: from here on it takes nothing from the body any more.
+        drop(call);
+        request = match (head, body.begin_attempt()) {
+            (Some(head), Some(body)) if resends <= MAX_RESENDS && refusals <= MAX_REFUSALS => {
+                Request::from_parts(head, body)
+            }
+            _ => return Err(Error::NotProcessed { source: Arc::new(error) }.into()),
+        };
+    }
+}

@@ -1,0 +1,123 @@
+//! The body of a response.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::runtime::Handle;
+use tokio::time::{Sleep, sleep_until};
+use tonic::Status;
+
+use super::deadline::Deadline;
+use crate::grpc::conn::lease::CallGuard;
+use crate::grpc::error::{CallPhase, Cause, Error};
+use crate::primitive::Arc;
+
+/// The body of a response. It keeps its connection open: the socket closes after its end or its drop, however
+/// many other handles are gone before.
+///
+/// Dropping it before its end cancels the call: the server sees its stream reset. The default is an empty body,
+/// as tonic's interceptors need it.
+#[derive(Default)]
+pub struct ResponseBody {
+    /// `None` when the body has ended.
+    live: Option<Live>,
+}
+
+struct Live {
+    body: Incoming,
+    call: CallGuard,
+    /// The call's deadline holds for the body, too. Boxed when the body is first waited for: most have arrived by then.
+    deadline: Option<(Deadline, Option<Pin<Box<Sleep>>>)>,
+}
+
+impl ResponseBody {
+    pub(super) fn new(body: Incoming, call: CallGuard, deadline: Option<Deadline>) -> Self {
+        let deadline = deadline.map(|deadline| (deadline, None));
+        ResponseBody { live: Some(Live { body, call, deadline }) }
+    }
+}
+
+impl Live {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let deadline_passed =
+            |deadline: &Deadline| Poll::Ready(Some(Err(deadline.passed(CallPhase::Body).into())));
+        // Looked at first: a body may have something ready each time.
+        if let Some((deadline, _)) = &self.deadline
+            && deadline.has_passed()
+        {
+            return deadline_passed(deadline);
+        }
+        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
+            return Poll::Ready(match frame {
+                Some(frame) => Some(frame.map_err(|error| self.broke_off(Arc::new(error)))),
+                // hyper takes a stream that was reset with NO_ERROR for one that has ended, and so one that a GOAWAY of that
+                // code leaves out: then it is the connection that was lost.
+                None if !self.body.is_end_stream() => {
+                    let error: Cause = match self.call.link.end() {
+                        None => Arc::new(h2::Error::from(h2::Reason::NO_ERROR)),
+                        Some(end) => Arc::new(end),
+                    };
+                    Some(Err(self.broke_off(error)))
+                }
+                None => None,
+            });
+        }
+        match &mut self.deadline {
+            Some(_) if Handle::try_current().is_err() => Poll::Ready(Some(Err(Error::NoRuntime.into()))),
+            Some((deadline, sleep)) => {
+                let sleep = sleep.get_or_insert_with(|| Box::pin(sleep_until(deadline.at)));
+                ready!(sleep.as_mut().poll(cx));
+                deadline_passed(deadline)
+            }
+            None => Poll::Pending,
+        }
+    }
+
+    fn broke_off(&self, error: Cause) -> Status {
+        self.call.ended_here().unwrap_or_else(|| {
+            self.call.tell_failure();
+            Error::interrupted(CallPhase::Body, error).into()
+        })
+    }
+}
+
+impl HttpBody for ResponseBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let Some(live) = &mut self.live else { return Poll::Ready(None) };
+        let frame = ready!(live.poll_frame(cx));
+        let last = match &frame {
+            Some(Ok(frame)) => frame.is_trailers() || live.body.is_end_stream(),
+            Some(Err(_)) | None => true,
+        };
+        if last {
+            // Lets go of the connection now: a gRPC client that has its trailers asks no further, and may hold
+            // the body for long.
+            self.live = None;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.live.as_ref().is_none_or(|live| live.body.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.live.as_ref().map_or_else(|| SizeHint::with_exact(0), |live| live.body.size_hint())
+    }
+}
+
+impl fmt::Debug for ResponseBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseBody").field("ended", &self.live.is_none()).finish_non_exhaustive()
+    }
+}

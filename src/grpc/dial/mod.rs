@@ -1,0 +1,167 @@
+//! How a link is made: from a target to a socket on which the server's SETTINGS have arrived.
+//!
+//! * [`socket`] looks the host up and connects ([`happy_eyeballs`]), or a user's [`connector`] does; [`tls`] goes on top.
+//! * [`establish`] puts the [tap](crate::grpc::link::tap) and hyper's handshake on that.
+//! * [`backoff`] is the sequence of pauses between attempts, [`gate`] what the connections of a pool dial through.
+//!
+//! Nothing here knows a connection: who dials, when, and what becomes of the outcome is decided in `conn`.
+
+pub(in crate::grpc) mod backoff;
+pub(in crate::grpc) mod connector;
+pub(in crate::grpc) mod gate;
+mod happy_eyeballs;
+mod socket;
+pub(in crate::grpc) mod tls;
+
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use http::Uri;
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioIo, TokioTimer};
+
+use self::connector::{BoxError, Connector};
+use super::error::{DialPhase, Error};
+use super::link::one_task::{Futures, OneTask};
+use super::link::read_budget::ReadBudget;
+use super::link::request_body::RequestBody;
+use super::link::tap::{BoxedIo, Tap, WhileOpen};
+use super::link::{Link, LinkPhase};
+use super::options::{Http2, Keepalive, YEAR};
+use super::target::Endpoint;
+use crate::primitive::Arc;
+use crate::primitive::atomic::{AtomicU8, Ordering};
+
+/// What holds for each socket.
+#[derive(Clone, Debug)]
+pub(in crate::grpc) struct Options {
+    pub(in crate::grpc) keepalive: Option<Keepalive>,
+    pub(in crate::grpc) http2: Http2,
+    pub(in crate::grpc) tcp_nodelay: bool,
+    pub(in crate::grpc) tcp_keepalive: Option<Duration>,
+    pub(in crate::grpc) connector: Option<Connector>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            keepalive: None,
+            http2: Http2::default(),
+            // gRPC writes whole messages: Nagle's algorithm would only hold them back.
+            tcp_nodelay: true,
+            tcp_keepalive: None,
+            connector: None,
+        }
+    }
+}
+
+impl Options {
+    pub(in crate::grpc) fn check(&self) -> Result<(), Error> {
+        if self.tcp_keepalive.is_some_and(|time| time < Duration::from_secs(1)) {
+            return Err(Error::config("tcp_keepalive", "it is less than 1 s"));
+        }
+        if let Some(keepalive) = &self.keepalive {
+            keepalive.check()?;
+        }
+        self.http2.check()
+    }
+}
+
+/// Where an attempt goes, and what earlier attempts have taught.
+pub(in crate::grpc) struct Way<'a> {
+    pub(in crate::grpc) endpoint: &'a Endpoint,
+    /// The target as a user's connector gets it.
+    pub(in crate::grpc) uri: Uri,
+    pub(in crate::grpc) tls: Option<&'a tls::Connector>,
+    pub(in crate::grpc) options: &'a Options,
+    /// How many addresses of the host are passed over.
+    pub(in crate::grpc) passed_over: usize,
+    /// What keepalive's interval is multiplied with.
+    pub(in crate::grpc) calm: u32,
+}
+
+/// How far an attempt is, for the error when its time is up.
+pub(in crate::grpc) struct Progress(AtomicU8);
+
+impl Progress {
+    pub(in crate::grpc) fn new() -> Self {
+        Progress(AtomicU8::new(DialPhase::Resolve as u8))
+    }
+
+    pub(in crate::grpc) fn at(&self, phase: DialPhase) {
+        self.0.store(phase as u8, Ordering::Relaxed);
+    }
+
+    pub(in crate::grpc) fn phase(&self) -> DialPhase {
+        [DialPhase::Resolve, DialPhase::Connect, DialPhase::Tls, DialPhase::Settings, DialPhase::Health]
+            [usize::from(self.0.load(Ordering::Relaxed))]
+    }
+}
+
+/// Name resolution to SETTINGS.
+pub(in crate::grpc) async fn establish(
+    way: &Way<'_>,
+    link: &Arc<Link>,
+    open: Option<WhileOpen>,
+    progress: &Progress,
+) -> Result<(SendRequest<RequestBody>, OneTask), BoxError> {
+    let io = connect(way, progress).await?;
+    progress.at(DialPhase::Settings);
+    let budget = ReadBudget::new();
+    let io_is_system = way.tls.is_none() && way.options.connector.is_none();
+    let tap = Tap::new(io, io_is_system, Arc::clone(link), Arc::clone(&budget), open);
+    let futures = Futures::new();
+    let mut builder = http2::Builder::new(futures.clone());
+    builder.timer(TokioTimer::new());
+    if let Some(keepalive) = way.options.keepalive {
+        builder.keep_alive_interval(keepalive.interval.saturating_mul(way.calm).min(YEAR));
+        builder.keep_alive_timeout(keepalive.timeout.min(YEAR));
+        builder.keep_alive_while_idle(keepalive.while_idle);
+    }
+    let http2 = &way.options.http2;
+    builder.initial_stream_window_size(http2.stream_window);
+    builder.initial_connection_window_size(http2.connection_window);
+    if http2.adaptive_window {
+        builder.adaptive_window(true);
+    }
+    if let Some(most) = http2.max_header_list_size {
+        builder.max_header_list_size(most);
+    }
+    let (send, conn) = builder.handshake(TokioIo::new(tap)).await?;
+    let mut conn = OneTask::new(conn, futures, budget, Arc::clone(link));
+    let phase = tokio::select! {
+        biased;
+        phase = link.reached(LinkPhase::Open) => phase,
+        result = &mut conn => {
+            result?;
+            // Without an error of its own hyper ended because the socket did, or is about to.
+            link.reached(LinkPhase::Open).await
+        }
+    };
+    match phase {
+        LinkPhase::Open => Ok((send, conn)),
+        // Draining, ended or closed.
+        _ => Err(link.why_closed().into()),
+    }
+}
+
+/// A connected stream, TLS included.
+async fn connect(way: &Way<'_>, progress: &Progress) -> Result<BoxedIo, BoxError> {
+    let io = match &way.options.connector {
+        None => socket::connect(way.endpoint, way.options, way.passed_over, progress).await?,
+        Some(connector) => {
+            progress.at(DialPhase::Connect);
+            // Code of a user, in a task that others wait for.
+            let connecting = AssertUnwindSafe(connector.connect(way.uri.clone())).catch_unwind();
+            connecting.await.map_err(|_| "the connector panicked")??
+        }
+    };
+    match way.tls {
+        None => Ok(io),
+        Some(tls) => {
+            progress.at(DialPhase::Tls);
+            Ok(Box::new(tls.connect(io).await?))
+        }
+    }
+}

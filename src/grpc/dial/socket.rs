@@ -1,0 +1,45 @@
+//! The socket of an attempt: the host's addresses, TCP with its options, or a Unix socket.
+
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
+
+use super::connector::BoxError;
+use super::{Options, Progress, happy_eyeballs};
+use crate::grpc::error::DialPhase;
+use crate::grpc::link::tap::BoxedIo;
+use crate::grpc::target::Endpoint;
+
+/// Linux takes no longer one for `TCP_KEEPIDLE`.
+const LONGEST_KEEPALIVE: Duration = Duration::from_secs(32_767);
+
+pub(super) async fn connect(
+    endpoint: &Endpoint,
+    options: &Options,
+    passed_over: usize,
+    progress: &Progress,
+) -> Result<BoxedIo, BoxError> {
+    match endpoint {
+        Endpoint::Tcp { host, port } => {
+            let mut addresses: Vec<_> = tokio::net::lookup_host((host.as_str(), *port)).await?.collect();
+            let first = passed_over.checked_rem(addresses.len()).unwrap_or(0);
+            addresses.rotate_left(first);
+            progress.at(DialPhase::Connect);
+            let stream = happy_eyeballs::connect(addresses, TcpStream::connect).await?;
+            stream.set_nodelay(options.tcp_nodelay)?;
+            if let Some(time) = options.tcp_keepalive {
+                let time = time.min(LONGEST_KEEPALIVE);
+                SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(time))?;
+            }
+            Ok(Box::new(stream))
+        }
+        #[cfg(unix)]
+        Endpoint::Unix(path) => {
+            progress.at(DialPhase::Connect);
+            Ok(Box::new(tokio::net::UnixStream::connect(path).await?))
+        }
+        #[cfg(not(unix))]
+        Endpoint::Unix(_) => Err(std::io::Error::from(std::io::ErrorKind::Unsupported).into()),
+    }
+}

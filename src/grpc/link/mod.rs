@@ -1,0 +1,368 @@
+//! A frame's way back: one socket, from its preface to its close, and what the others know of it.
+//!
+//! * [`frames`] reads frame headers; [`tap`] applies it to a socket between hyper and TLS; [`read_budget`] bounds what one
+//!   poll reads.
+//! * [`one_task`] drives hyper's two halves of a connection as one; [`request_body`] is what hyper sends, and knows whether any of
+//!   it has left.
+//! * [`Link`] is what remains in the hands of the others: its [`LinkPhase`] only moves forward,
+//!   `Preface -> Open -> Draining -> Vacant -> Ended -> Closed`; phases may be skipped. The drop of the tap reports `Closed`, so
+//!   it means that the socket is gone. [`slots`] are the streams that it may carry.
+//!
+//! A link knows no connection: it reports to an [`Observer`].
+
+pub(in crate::grpc) mod frames;
+pub(in crate::grpc) mod one_task;
+pub(in crate::grpc) mod read_budget;
+#[cfg(any(test, fuzzing))]
+pub(in crate::grpc) mod reading;
+pub(in crate::grpc) mod request_body;
+pub(in crate::grpc) mod slots;
+pub(in crate::grpc) mod tap;
+
+use std::io;
+
+use futures_util::task::AtomicWaker;
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::time::Instant;
+
+use self::frames::{GoAway, Settings};
+use self::slots::Slots;
+use crate::primitive::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use crate::primitive::{Arc, Mutex, OnceLock, Weak};
+
+/// For tests of what uses a link.
+#[cfg(test)]
+fn nobody() -> Weak<dyn Observer> {
+    struct Nobody;
+    impl Observer for Nobody {
+        fn link_down(&self, _: u64, _: &str) {}
+        fn too_many_pings(&self) {}
+        fn limit_changed(&self) {}
+    }
+    Weak::<Nobody>::new()
+}
+
+/// What a link reports.
+pub(in crate::grpc) trait Observer: Send + Sync {
+    /// The link takes no more calls.
+    fn link_down(&self, link: u64, why: &str);
+
+    /// The server sent GOAWAY with ENHANCE_YOUR_CALM.
+    fn too_many_pings(&self);
+
+    /// The number of calls that it may carry has changed.
+    fn limit_changed(&self);
+}
+
+/// How far a socket is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum LinkPhase {
+    /// From before the connect to the server's SETTINGS.
+    Preface,
+    /// Calls may be sent.
+    Open,
+    /// The server sent GOAWAY, or hyper takes no more requests: streams that are open go on, no new ones.
+    Draining,
+    /// And the last call is over.
+    Vacant,
+    /// The server's last byte has been read, or reading failed.
+    Ended,
+    /// The socket is closed.
+    Closed,
+}
+
+/// What the tap, the driver, the calls and the connection know of one socket.
+#[derive(Debug)]
+pub(crate) struct Link {
+    /// Unique within its connection.
+    pub(crate) id: u64,
+    owner: Weak<dyn Observer>,
+    phase: watch::Sender<LinkPhase>,
+    /// Whether it has been Open: who waits for that may see only what came after.
+    opened: AtomicBool,
+    killed: AtomicBool,
+    /// Whether the connection was closed with a grace, at whose end this is killed.
+    doomed: AtomicBool,
+    /// The task that polls the socket, for `kill` and for the end of the last call. hyper polls reading and writing from one task.
+    pub(super) waker: AtomicWaker,
+    /// Calls that run on this socket or wait for a slot of it, up to the end of their response bodies. Raised under the
+    /// owner's lock, so that under it a zero stays zero.
+    calls: AtomicUsize,
+    /// Whether hyper takes no more requests, and waits for the last call to end.
+    finished: AtomicBool,
+    /// Requests that were given to hyper, or are about to be, and of which it has asked for nothing yet.
+    unbegun: AtomicUsize,
+    /// How many streams have been begun on it.
+    begun: AtomicU32,
+    /// The highest number of a stream whose head, or the beginning of that, has been written. Trailers have an earlier one's.
+    head_left: AtomicU32,
+    /// Whether one of its streams is the health check's.
+    watched: AtomicBool,
+    /// The streams that it may carry.
+    pub(crate) slots: Slots,
+    /// When the last call ended, in ms since `born`.
+    last_call: AtomicU64,
+    born: Instant,
+    /// A GOAWAY, what the socket's last read said, if it was the end, or a write that failed: whichever came first.
+    pub(super) end: OnceLock<io::Error>,
+    /// The place among the pool's sockets, where those are limited; given back with the socket, or when only its last calls
+    /// run on it.
+    place: Mutex<Option<OwnedSemaphorePermit>>,
+}
+
+impl Link {
+    pub(crate) fn new(id: u64, owner: Weak<dyn Observer>) -> Arc<Self> {
+        Arc::new(Link {
+            id,
+            owner,
+            phase: watch::Sender::new(LinkPhase::Preface),
+            opened: AtomicBool::new(false),
+            killed: AtomicBool::new(false),
+            doomed: AtomicBool::new(false),
+            waker: AtomicWaker::new(),
+            calls: AtomicUsize::new(0),
+            finished: AtomicBool::new(false),
+            unbegun: AtomicUsize::new(0),
+            begun: AtomicU32::new(0),
+            head_left: AtomicU32::new(0),
+            watched: AtomicBool::new(false),
+            slots: Slots::new(),
+            last_call: AtomicU64::new(0),
+            born: Instant::now(),
+            end: OnceLock::new(),
+            place: Mutex::new(None),
+        })
+    }
+
+    /// Why a link is no good any more that never came to be used.
+    pub(crate) fn why_closed(&self) -> io::Error {
+        // Or it was hyper that closed it, without a word to us, over what it had read.
+        let not_http2 = || io::Error::new(io::ErrorKind::InvalidData, "what the server sent is not HTTP/2");
+        self.end().unwrap_or_else(not_http2)
+    }
+
+    /// What the server's part of it ended with, if that has: see the field.
+    pub(in crate::grpc) fn end(&self) -> Option<io::Error> {
+        self.end.get().map(copy)
+    }
+
+    pub(crate) fn phase(&self) -> LinkPhase {
+        *self.phase.borrow()
+    }
+
+    /// Whether the server's SETTINGS came, whatever came after them.
+    pub(crate) fn has_opened(&self) -> bool {
+        self.opened.load(Ordering::Relaxed)
+    }
+
+    /// Waits until the link is at `phase` or past it; which it is, is returned.
+    pub(crate) async fn reached(&self, phase: LinkPhase) -> LinkPhase {
+        let mut watch = self.phase.subscribe();
+        // The sender is in `self`, so the wait cannot fail.
+        watch.wait_for(|now| *now >= phase).await.map_or(LinkPhase::Closed, |now| *now)
+    }
+
+    fn advance(&self, to: LinkPhase) -> bool {
+        self.phase.send_if_modified(|phase| {
+            let forward = to > *phase;
+            if forward {
+                *phase = to;
+            }
+            forward
+        })
+    }
+
+    /// Ends the socket now, with whatever is on it.
+    pub(crate) fn kill(&self) {
+        // Release: pairs with the Acquire in `Tap::check`, though nothing but the flag itself is passed on.
+        self.killed.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    /// To be called before the connection's shutdown is told: the driver looks when it hears of that.
+    pub(crate) fn doom(&self) {
+        self.doomed.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_doomed(&self) -> bool {
+        self.doomed.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn is_killed(&self) -> bool {
+        self.killed.load(Ordering::Acquire)
+    }
+
+    /// To be called under the owner's lock: see `calls`.
+    pub(crate) fn begin_call(&self) {
+        // Relaxed: the owner's lock orders it for those who look for zero.
+        self.calls.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn end_call(&self) {
+        self.last_call.store(self.age_ms(), Ordering::Relaxed);
+        // Release, at least: who reads the zero (Acquire, in `idle_since`) also reads this call's end time. SeqCst, with
+        // `is_vacant`: either this sees that it is waited for, or who waits sees the zero.
+        if self.calls.fetch_sub(1, Ordering::SeqCst) == 1 && self.finished.load(Ordering::SeqCst) {
+            self.waker.wake();
+        }
+    }
+
+    /// hyper is about to get a request.
+    pub(in crate::grpc) fn expect_request(&self) {
+        // SeqCst, as in `end_call`: who waits in `takes_no_more` for the last call is not to hold on to this one.
+        self.unbegun.fetch_add(1, Ordering::SeqCst);
+        if self.finished.load(Ordering::SeqCst) {
+            self.waker.wake();
+        }
+    }
+
+    /// hyper has begun with it, or has dropped it.
+    pub(in crate::grpc) fn request_begun(&self) {
+        // Relaxed: nobody waits for it.
+        self.unbegun.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub(in crate::grpc) fn has_unbegun(&self) -> bool {
+        self.unbegun.load(Ordering::SeqCst) > 0
+    }
+
+    /// The number of the stream that hyper is about to begin: a client's are 1, 3, 5 and so on.
+    pub(in crate::grpc) fn next_stream(&self) -> u32 {
+        // Relaxed, here and below: only the task that drives the connection writes these.
+        self.begun.fetch_add(1, Ordering::Relaxed).saturating_mul(2).saturating_add(1)
+    }
+
+    pub(in crate::grpc) fn wrote_head(&self, stream: u32) {
+        self.head_left.fetch_max(stream, Ordering::Relaxed);
+    }
+
+    /// See `head_left`, the field.
+    pub(in crate::grpc) fn head_left(&self) -> u32 {
+        self.head_left.load(Ordering::Relaxed)
+    }
+
+    pub(in crate::grpc) fn watch(&self, watched: bool) {
+        // Relaxed: the owner looks when it is told, by way of locks.
+        self.watched.store(watched, Ordering::Relaxed);
+        if let Some(owner) = self.owner.upgrade() {
+            owner.limit_changed();
+        }
+    }
+
+    /// How many calls it may carry.
+    pub(in crate::grpc) fn limit(&self) -> u32 {
+        self.slots.limit().saturating_sub(u32::from(self.watched.load(Ordering::Relaxed)))
+    }
+
+    /// hyper takes no more requests: because of the server, or because there is nobody who could send one.
+    pub(in crate::grpc) fn takes_no_more(&self) {
+        self.finished.store(true, Ordering::SeqCst);
+        self.drain("hyper takes no more requests");
+    }
+
+    /// Whether the last call is over, after `takes_no_more`. If not, its end wakes the task that polls the socket.
+    pub(in crate::grpc) fn is_vacant(&self) -> bool {
+        let vacant = self.calls.load(Ordering::SeqCst) == 0;
+        if vacant {
+            self.advance(LinkPhase::Vacant);
+        }
+        vacant
+    }
+
+    /// The socket counts among its pool's, or no longer does.
+    pub(in crate::grpc) fn swap_place(&self, place: &mut Option<OwnedSemaphorePermit>) {
+        std::mem::swap(&mut *self.place.lock(), place);
+    }
+
+    /// Since when no call has run; `None` while one does.
+    pub(crate) fn idle_since(&self) -> Option<Instant> {
+        if self.calls.load(Ordering::Acquire) > 0 {
+            return None;
+        }
+        Some(self.born + std::time::Duration::from_millis(self.last_call.load(Ordering::Relaxed)))
+    }
+
+    fn age_ms(&self) -> u64 {
+        self.born.elapsed().as_millis() as u64
+    }
+
+    pub(super) fn on_settings(&self, settings: Settings) {
+        match settings.max_streams {
+            Some(most) => self.slots.set_limit(most),
+            // RFC 9113, section 6.5.2: without a word there is no limit.
+            None if settings.first => self.slots.set_limit(u32::MAX),
+            None => {}
+        }
+        if settings.first {
+            // Relaxed: for the task that polls this.
+            self.opened.store(true, Ordering::Relaxed);
+            self.advance(LinkPhase::Open);
+        } else if let Some(owner) = self.owner.upgrade() {
+            owner.limit_changed();
+        }
+    }
+
+    pub(super) fn on_goaway(&self, goaway: GoAway) {
+        let code = h2::Reason::from(goaway.code);
+        if code == h2::Reason::ENHANCE_YOUR_CALM
+            && let Some(owner) = self.owner.upgrade()
+        {
+            owner.too_many_pings();
+        }
+        let why = format!("the server sent GOAWAY ({code:?})");
+        let _ = self.end.set(io::Error::new(io::ErrorKind::ConnectionReset, why.as_str()));
+        self.drain(&why);
+    }
+
+    /// No new calls from here on.
+    fn drain(&self, why: &str) {
+        if self.advance(LinkPhase::Draining) {
+            // The pool may open another socket now, while this one's calls run out.
+            self.give_place_back();
+            self.tell_owner(why);
+        }
+    }
+
+    pub(super) fn on_end(&self, how: io::Error) {
+        let why = how.to_string();
+        let _ = self.end.set(how);
+        if self.advance(LinkPhase::Ended) {
+            self.tell_owner(&why);
+        }
+    }
+
+    /// The permit's drop wakes who waits for one: not under our lock.
+    fn give_place_back(&self) {
+        let place = self.place.lock().take();
+        drop(place);
+    }
+
+    /// To be called when no new call comes here, though the server has not said so: while its last ones run, the pool may open
+    /// another socket.
+    pub(crate) fn run_out(&self) {
+        // Without a call the socket closes now, and gives its place back with that.
+        if self.idle_since().is_none() {
+            self.give_place_back();
+        }
+    }
+
+    pub(super) fn on_close(&self) {
+        self.give_place_back();
+        if self.advance(LinkPhase::Closed) {
+            self.tell_owner("the socket closed");
+        }
+    }
+
+    /// After the phase has moved, never before: whoever makes a link the owner's current one looks at the
+    /// phase under the owner's lock, and either sees the move there or is undone by this call.
+    fn tell_owner(&self, why: &str) {
+        if let Some(owner) = self.owner.upgrade() {
+            owner.link_down(self.id, why);
+        }
+    }
+}
+
+/// An error of the same kind with the same text.
+fn copy(error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), error.to_string())
+}
