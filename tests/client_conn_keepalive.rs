@@ -6,7 +6,7 @@ mod support;
 use std::time::Duration;
 
 use cenote::grpc::ConnectivityState::{Connecting, Idle, Ready};
-use cenote::grpc::{CallPhase, ClientConn, Error, Keepalive};
+use cenote::grpc::{CallPhase, ClientConn, Error, Keepalive, StreamPool};
 use cenote_proto::StreamHelloRequest;
 use cenote_proto::greeter_client::GreeterClient;
 use support::frames::*;
@@ -99,6 +99,30 @@ async fn a_server_that_was_pinged_too_much_is_pinged_half_as_often_on_the_next_c
         wire.goaway(stream, ENHANCE_YOUR_CALM, b"too_many_pings").await;
         settle().await;
         assert_eq!(conn.state(), Idle);
+        wire.answer(stream, "well").await;
+        assert_eq!(reply(open).await, "well");
+        interval *= 2;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_was_pinged_too_much_by_a_stream_pool_is_pinged_half_as_often_by_all_that_follow() {
+    let (connector, mut server) = pipes(CAPACITY);
+    let pool = StreamPool::builder().connector(connector).keepalive(KEEPALIVE).build().unwrap();
+    let channel = pool.channel("in.memory:1").unwrap();
+    let mut interval = INTERVAL;
+    for _ in 0..3 {
+        let mut client = GreeterClient::new(channel.clone());
+        let open = tokio::spawn(async move { client.say_hello(hello("ada")).await });
+        let mut wire = server.accept(&[]).await;
+        let (stream, _) = wire.request().await;
+        let silent = Instant::now();
+        ping(&mut wire).await;
+        assert_about(silent.elapsed(), interval);
+        // Said twice by one connection, it is one complaint.
+        wire.goaway(stream, ENHANCE_YOUR_CALM, b"too_many_pings").await;
+        wire.goaway(stream, ENHANCE_YOUR_CALM, b"too_many_pings").await;
+        settle().await;
         wire.answer(stream, "well").await;
         assert_eq!(reply(open).await, "well");
         interval *= 2;

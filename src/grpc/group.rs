@@ -12,13 +12,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::conn::ClientConn;
 use super::conn::shared::Shared;
-use super::dial::gate::Gate;
 use super::options::Backoff;
+use super::server::Server;
 use crate::primitive::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::primitive::{Arc, Mutex, OnceLock, Weak};
 
 pub(crate) struct Group {
-    pub(crate) gate: Gate,
+    /// What its connections have learned of their server.
+    pub(crate) server: Arc<Server>,
     pub(crate) counters: Counters,
     limit: Option<Limit>,
     members: Mutex<Members>,
@@ -135,7 +136,7 @@ impl Group {
             sockets: Arc::new(Semaphore::new(connections.get().min(Semaphore::MAX_PERMITS))),
         });
         Arc::new(Group {
-            gate: Gate::new(redial),
+            server: Arc::new(Server::new(redial)),
             counters: Counters::default(),
             limit,
             closed: AtomicBool::new(false),

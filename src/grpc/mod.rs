@@ -36,6 +36,7 @@ mod link;
 #[cfg(feature = "channel")]
 mod observe;
 mod options;
+mod server;
 mod stream_pool;
 mod target;
 mod trace;

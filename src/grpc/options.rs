@@ -70,9 +70,10 @@ impl Default for Backoff {
 /// HTTP/2 pings that find out whether a silent connection is still alive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Keepalive {
-    /// After this long without a word from the server, a ping is sent. At least 10 s. Many servers want less: grpc-go and C-core
-    /// allow one in 5 minutes, unless told otherwise, and take leave of who pings more (`too_many_pings`); with each such leave
-    /// the connection doubles its interval, as gRFC A8 asks.
+    /// After this long without a byte from the server, a ping is sent. At least 10 s. Many servers allow fewer: grpc-go and
+    /// C-core allow one in 5 minutes by default, and send GOAWAY (`too_many_pings`) to a client that pings more. With each such
+    /// GOAWAY the interval is doubled, as gRFC A8 asks, up to 2 hours: for this connection, or for all connections of its pool
+    /// to that address.
     pub interval: Duration,
     /// The connection counts as lost if the ping is not answered within this time; 20 s. More than zero.
     pub timeout: Duration,

@@ -23,6 +23,7 @@ use crate::grpc::link::request_body::RequestBody;
 use crate::grpc::link::tap::WhileOpen;
 use crate::grpc::link::{Link, LinkPhase};
 use crate::grpc::options::YEAR;
+use crate::grpc::server::slowed;
 use crate::primitive::{Arc, Weak};
 
 /// How long one attempt may take, at least, where the user did not say.
@@ -91,7 +92,7 @@ async fn dial_through_gate(
 ) {
     let error = match socket_place(settings, group).await {
         Err(error) => error,
-        Ok(place) => match group.gate.enter().await {
+        Ok(place) => match group.server.gate.enter().await {
             Entry::Failed(error) => error,
             Entry::Turn(turn) => {
                 let pooled = Pooled { group, place };
@@ -219,17 +220,20 @@ async fn attempt(
     deadline: Instant,
     news: watch::Receiver<News>,
 ) -> Result<Verdict, Missed> {
-    let (link, way) = {
+    let (link, server, way) = {
         let owner = owner.upgrade().ok_or(Error::Closed)?;
         let way = Way {
             endpoint: &settings.target.endpoint,
             uri: settings.uri(None),
             tls: settings.tls.as_ref(),
             options: &settings.tuning.dial,
-            passed_over: owner.passed_over(),
-            calm: owner.calm(),
+            passed_over: owner.server.passed_over(),
+            keepalive: settings.tuning.dial.keepalive.map(|keepalive| {
+                // The link that is about to be made pings by what is known now.
+                slowed(keepalive, owner.note_complaints())
+            }),
         };
-        (owner.new_link(), way)
+        (owner.new_link(), Arc::clone(&owner.server), way)
     };
     let group = pooled.as_ref().map(|pooled| pooled.group);
     if let Some(group) = group {
@@ -257,11 +261,8 @@ async fn attempt(
         Ok(result) => result,
         Err(_) => Err(failed(timed_out(format!("not done after {budget:?}")).into()).into()),
     };
-    if result.is_err()
-        && !matches!(progress.phase(), DialPhase::Resolve | DialPhase::Connect)
-        && let Some(owner) = owner.upgrade()
-    {
-        owner.pass_over();
+    if result.is_err() && !matches!(progress.phase(), DialPhase::Resolve | DialPhase::Connect) {
+        server.pass_over(way.passed_over);
     }
     let (send, conn, health, verdict) = result?;
     let owner = owner.upgrade().ok_or(Error::Closed)?;

@@ -33,6 +33,7 @@ use crate::grpc::error::{DialPhase, Error, with_causes};
 use crate::grpc::group::{Group, bump};
 use crate::grpc::link::request_body::RequestBody;
 use crate::grpc::link::{Link, LinkPhase, Observer};
+use crate::grpc::server::Server;
 use crate::grpc::trace::trace_event;
 use crate::primitive::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use crate::primitive::{Arc, Mutex, Weak};
@@ -55,10 +56,10 @@ pub(crate) struct Shared {
     discarded: AtomicBool,
     /// Calls that wait for Ready.
     waiting: AtomicUsize,
-    /// How many addresses of the host are passed over: so many led to a socket, and no further.
-    passed_over: AtomicUsize,
-    /// How often a server was pinged too much for its taste.
-    too_many_pings: AtomicU32,
+    /// What has been learned of the server, by this connection and the others of its pool.
+    pub(super) server: Arc<Server>,
+    /// How often the server had complained of pings when this was last dialed.
+    complaints: AtomicU32,
 }
 
 struct Inner {
@@ -154,6 +155,13 @@ pub(super) struct Transport {
 impl Shared {
     pub(crate) fn new(settings: Result<Arc<Settings>, Error>, group: Option<(Arc<Group>, u64)>) -> Arc<Self> {
         let state = ConnectivityState::Idle;
+        let server = match (&group, &settings) {
+            (Some((group, _)), _) => Arc::clone(&group.server),
+            (None, settings) => {
+                let backoff = settings.as_ref().map(|settings| settings.tuning.backoff);
+                Arc::new(Server::new(backoff.unwrap_or_default()))
+            }
+        };
         Arc::new(Shared {
             settings,
             group,
@@ -172,8 +180,8 @@ impl Shared {
             retry_now: Arc::new(Notify::new()),
             discarded: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
-            passed_over: AtomicUsize::new(0),
-            too_many_pings: AtomicU32::new(0),
+            server,
+            complaints: AtomicU32::new(0),
         })
     }
 
@@ -443,18 +451,11 @@ impl Shared {
 
     // ── what it has learned ──
 
-    /// The next attempt begins with the next address: this one's server does not do what its socket promised.
-    pub(super) fn pass_over(&self) {
-        self.passed_over.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(super) fn passed_over(&self) -> usize {
-        self.passed_over.load(Ordering::Relaxed)
-    }
-
-    /// By how much keepalive is slower than asked for: gRFC A8 doubles its interval each time the server complains.
-    pub(super) fn calm(&self) -> u32 {
-        2u32.saturating_pow(self.too_many_pings.load(Ordering::Relaxed))
+    /// How often the server has complained of pings, for an attempt that begins now.
+    pub(super) fn note_complaints(&self) -> u32 {
+        let complaints = self.server.complaints();
+        self.complaints.store(complaints, Ordering::Relaxed);
+        complaints
     }
 
     /// How many calls its server takes at once, while it is Ready. A health check takes a stream, too.
@@ -499,7 +500,7 @@ impl Shared {
         {
             self.trace_not_serving(failure.as_ref());
             if let Some(group) = self.group() {
-                group.gate.doubt();
+                group.server.gate.doubt();
             }
         }
     }
@@ -623,13 +624,13 @@ impl Observer for Shared {
         if lost {
             trace_event!("connection lost", target = self.target(), why = why);
             if let Some(group) = self.group() {
-                group.gate.doubt();
+                group.server.gate.doubt();
             }
         }
     }
 
     fn too_many_pings(&self) {
-        self.too_many_pings.fetch_add(1, Ordering::Relaxed);
+        self.server.complained(self.complaints.load(Ordering::Relaxed));
     }
 
     fn limit_changed(&self) {

@@ -77,8 +77,8 @@ pub(in crate::grpc) struct Way<'a> {
     pub(in crate::grpc) options: &'a Options,
     /// How many addresses of the host are passed over.
     pub(in crate::grpc) passed_over: usize,
-    /// What keepalive's interval is multiplied with.
-    pub(in crate::grpc) calm: u32,
+    /// As the server has been found to bear it.
+    pub(in crate::grpc) keepalive: Option<Keepalive>,
 }
 
 /// How far an attempt is, for the error when its time is up.
@@ -114,8 +114,8 @@ pub(in crate::grpc) async fn establish(
     let futures = Futures::new();
     let mut builder = http2::Builder::new(futures.clone());
     builder.timer(TokioTimer::new());
-    if let Some(keepalive) = way.options.keepalive {
-        builder.keep_alive_interval(keepalive.interval.saturating_mul(way.calm).min(YEAR));
+    if let Some(keepalive) = way.keepalive {
+        builder.keep_alive_interval(keepalive.interval.min(YEAR));
         builder.keep_alive_timeout(keepalive.timeout.min(YEAR));
         builder.keep_alive_while_idle(keepalive.while_idle);
     }
