@@ -39,7 +39,7 @@ use crate::primitive::Arc;
 /// [`Ready`](ConnectivityState::Ready). A failed attempt makes it
 /// [`TransientFailure`](ConnectivityState::TransientFailure): calls fail at once with the attempt's error, and it dials
 /// again after a pause that grows from 1 s to 120 s, until it succeeds, is closed, or no call has come for the idle timeout; with
-/// [`WaitForReady`] they wait. (In a pool it dials again with its
+/// [`WaitForReady`](super::WaitForReady) they wait. (In a pool it dials again with its
 /// next call, when the pool's gate lets it through, and that call waits.) A connection that is lost (closed by
 /// the server, told to go away, unused for the idle timeout) is Idle; one that is lost with the server's SETTINGS is dialled
 /// again at once, and is a failed attempt if that happens twice. [`close`](Self::close) is
