@@ -4,6 +4,7 @@ mod dialing;
 mod driver;
 mod health;
 pub(in crate::grpc) mod lease;
+mod machine;
 pub(crate) mod shared;
 mod state;
 
