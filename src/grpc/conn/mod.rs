@@ -5,6 +5,7 @@ mod driver;
 mod health;
 pub(in crate::grpc) mod lease;
 mod machine;
+pub(in crate::grpc) mod membership;
 pub(crate) mod shared;
 mod state;
 

@@ -31,10 +31,11 @@ use super::dialing::{self, Missed};
 use super::health::Verdict;
 use super::lease::{CallGuard, Lease};
 use super::machine::{self, Effects, Event, Machine, Outcome, Phase, Up};
+use super::membership::{Membership, Pool};
 use super::state::ConnectivityState;
 use crate::grpc::config::Settings;
+use crate::grpc::counters::bump;
 use crate::grpc::error::{DialPhase, Error, with_causes};
-use crate::grpc::group::{Group, bump};
 use crate::grpc::link::request_body::RequestBody;
 use crate::grpc::link::{Link, LinkPhase, Observer};
 use crate::grpc::server::Server;
@@ -48,8 +49,8 @@ const MAX_WAITS: usize = 4;
 pub(crate) struct Shared {
     /// An error here is the answer to every call: the connection of a pool that could not be configured.
     pub(in crate::grpc) settings: Result<Arc<Settings>, Error>,
-    /// The pool this belongs to, and its number there.
-    group: Option<(Arc<Group>, u64)>,
+    /// Where it belongs to a pool.
+    membership: Option<Membership>,
     /// Mirror of `inner.phase`, for `state()`.
     state: AtomicU8,
     inner: Mutex<Inner>,
@@ -109,10 +110,13 @@ pub(super) struct Transport {
 }
 
 impl Shared {
-    pub(crate) fn new(settings: Result<Arc<Settings>, Error>, group: Option<(Arc<Group>, u64)>) -> Arc<Self> {
+    pub(in crate::grpc) fn new(
+        settings: Result<Arc<Settings>, Error>,
+        membership: Option<Membership>,
+    ) -> Arc<Self> {
         let state = ConnectivityState::Idle;
-        let server = match (&group, &settings) {
-            (Some((group, _)), _) => Arc::clone(&group.server),
+        let server = match (&membership, &settings) {
+            (Some(membership), _) => Arc::clone(&membership.server),
             (None, settings) => {
                 let backoff = settings.as_ref().map(|settings| settings.tuning.backoff);
                 Arc::new(Server::new(backoff.unwrap_or_default()))
@@ -120,7 +124,7 @@ impl Shared {
         };
         Arc::new(Shared {
             settings,
-            group,
+            membership,
             state: AtomicU8::new(state as u8),
             inner: Mutex::new(Inner {
                 machine: Machine::new(now()),
@@ -147,8 +151,8 @@ impl Shared {
         self.news.subscribe()
     }
 
-    pub(super) fn group(&self) -> Option<&Arc<Group>> {
-        self.group.as_ref().map(|(group, _)| group)
+    pub(super) fn membership(&self) -> Option<&Membership> {
+        self.membership.as_ref()
     }
 
     /// Applies one event, and publishes the state that it leads to. `event` is made under the lock, so that what it says of
@@ -180,19 +184,17 @@ impl Shared {
                 from = effects.from,
                 to = effects.to
             );
-            self.tell_group();
+            self.notify_pool();
         }
-        if effects.in_doubt
-            && let Some(group) = self.group()
-        {
-            group.server.gate.doubt();
+        if effects.in_doubt && self.membership.is_some() {
+            self.server.gate.doubt();
         }
         effects
     }
 
-    fn tell_group(&self) {
-        if let Some((group, id)) = &self.group {
-            group.changed(*id);
+    fn notify_pool(&self) {
+        if let Some(Membership { pool, id, .. }) = &self.membership {
+            pool.changed(*id);
         }
     }
 
@@ -285,7 +287,7 @@ impl Shared {
     /// `waited_from`; else the caller waits for the next attempt.
     fn try_lease(self: &Arc<Self>, waited_from: Option<u64>) -> Found {
         let mut inner = self.inner.lock();
-        match inner.machine.look(waited_from, self.group.is_none(), now()) {
+        match inner.machine.look(waited_from, self.membership.is_none(), now()) {
             machine::Found::Transport(Transport { send, link }) => {
                 link.begin_call();
                 let call = CallGuard::new(Arc::clone(self), Arc::clone(link));
@@ -464,8 +466,8 @@ impl Shared {
         if running == Running::MayEnd {
             effects.run_out();
         }
-        if let Some((group, id)) = &self.group {
-            group.shut_down(*id);
+        if let Some(Membership { pool, id, .. }) = &self.membership {
+            pool.shut_down(*id);
         }
     }
 
@@ -480,8 +482,8 @@ impl Shared {
     pub(crate) fn discard(&self) -> bool {
         // AcqRel: the drop of the last handle, after the discard, must see it.
         let first = !self.discarded.swap(true, Ordering::AcqRel);
-        if let Some(group) = self.group().filter(|_| first) {
-            group.counters.alive.fetch_sub(1, Ordering::Relaxed);
+        if let Some(membership) = self.membership.as_ref().filter(|_| first) {
+            membership.counters.alive.fetch_sub(1, Ordering::Relaxed);
         }
         self.shut_down(Running::MayEnd);
         first
@@ -493,10 +495,11 @@ impl Shared {
         self.update(|_| Event::FailureForgotten).run_out();
     }
 
-    /// This connection's number in `group`; `None` if it is no member of it.
+    /// This connection's number in `pool`; `None` if it is no member of it.
     #[inline]
-    pub(crate) fn number_in(&self, group: &Arc<Group>) -> Option<u64> {
-        self.group.as_ref().filter(|(own, _)| Arc::ptr_eq(own, group)).map(|(_, id)| *id)
+    pub(in crate::grpc) fn number_in<P: Pool>(&self, pool: &Arc<P>) -> Option<u64> {
+        let is_own = |own: &&Membership| std::ptr::addr_eq(Arc::as_ptr(&own.pool), Arc::as_ptr(pool));
+        self.membership.as_ref().filter(is_own).map(|own| own.id)
     }
 }
 
@@ -513,7 +516,7 @@ impl Observer for Shared {
     }
 
     fn limit_changed(&self) {
-        self.tell_group();
+        self.notify_pool();
     }
 }
 
@@ -551,11 +554,11 @@ enum Found {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        if let Some((group, id)) = &self.group {
-            group.forget(*id);
+        if let Some(Membership { pool, id, counters, .. }) = &self.membership {
+            pool.forget(*id);
             if !*self.discarded.get_mut() {
-                group.counters.alive.fetch_sub(1, Ordering::Relaxed);
-                bump(&group.counters.released);
+                counters.alive.fetch_sub(1, Ordering::Relaxed);
+                bump(&counters.released);
             }
         }
     }
@@ -566,7 +569,7 @@ impl fmt::Debug for Shared {
         f.debug_struct("ClientConn")
             .field("target", &self.target())
             .field("state", &self.state())
-            .field("in_pool", &self.group.is_some())
+            .field("in_pool", &self.membership.is_some())
             .finish_non_exhaustive()
     }
 }
