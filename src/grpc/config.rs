@@ -241,20 +241,26 @@ macro_rules! connection_options {
         }
 
         /// HTTP/2 flow control: how many bytes of one response the server may send ahead of the reader. From 1 to
-        /// 2^31 - 1. Default: hyper's, 2 MiB. No effect with `adaptive_window`.
+        /// 2^31 - 1. Default: 2 MiB. It has no effect with `adaptive_window`. So much memory each response that nobody reads
+        /// may take.
         pub fn initial_stream_window_size(mut self, bytes: impl Into<Option<u32>>) -> Self {
             self.options.tuning.dial.http2.stream_window = bytes.into();
             self
         }
 
         /// The same for all responses on one connection together; less than 65,535 has no effect, as HTTP/2 begins with that.
-        /// Default: hyper's, 5 MiB.
+        /// Default: 2^31 - 1, so that only the windows of the streams count.
+        ///
+        /// With a smaller one, responses that nobody reads stall the calls beside them on the connection once they have used it
+        /// up. It also bounds how many messages of less than 256 bytes may wait for their readers: one for each 512 bytes of
+        /// this window; with more of them the connection ends (`too_many_data_frames`).
         pub fn initial_connection_window_size(mut self, bytes: impl Into<Option<u32>>) -> Self {
             self.options.tuning.dial.http2.connection_window = bytes.into();
             self
         }
 
-        /// Has both windows follow the bandwidth and delay that are measured. Default: no.
+        /// Has both windows follow the bandwidth and delay that are measured. Default: no. The connection's window is then as
+        /// large as that of one stream, so a response that nobody reads stalls the calls beside it.
         pub fn adaptive_window(mut self, adaptive: bool) -> Self {
             self.options.tuning.dial.http2.adaptive_window = adaptive;
             self

@@ -33,6 +33,17 @@ use super::target::Endpoint;
 use crate::primitive::Arc;
 use crate::primitive::atomic::{AtomicU8, Ordering};
 
+/// The connection's window: the largest there is, so that only the windows of the streams limit how much the server sends.
+///
+/// What calls have not read would use up a smaller one, and calls beside them would stall: three calls at hyper's
+/// 5 MiB. grpc-go and grpc-java give the connection's window back when data arrives, which is the same in effect. h2 also
+/// derives from it how many small messages may wait for their readers, all calls taken together.
+const CONNECTION_WINDOW: u32 = i32::MAX as u32;
+
+/// So many streams that this side has reset are remembered for a second. Frames for them are dropped; a frame for a stream that
+/// is not remembered is answered with another reset.
+const RESET_STREAMS: usize = 1024;
+
 /// What holds for each socket.
 #[derive(Clone, Debug)]
 pub(in crate::grpc) struct Options {
@@ -121,7 +132,10 @@ pub(in crate::grpc) async fn establish(
     }
     let http2 = &way.options.http2;
     builder.initial_stream_window_size(http2.stream_window);
-    builder.initial_connection_window_size(http2.connection_window);
+    builder.initial_connection_window_size(http2.connection_window.unwrap_or(CONNECTION_WINDOW));
+    // For a connection's whole life, and each frame counts that was under way to a call that has been given up.
+    builder.max_local_error_reset_streams(None);
+    builder.max_concurrent_reset_streams(RESET_STREAMS);
     if http2.adaptive_window {
         builder.adaptive_window(true);
     }

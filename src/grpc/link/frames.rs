@@ -11,7 +11,10 @@ pub(crate) enum Event {
     /// All of a SETTINGS frame of the server's has arrived that is the connection's first frame, as it must be, or has
     /// something in it for us.
     Settings(Settings),
+    /// All of a GOAWAY frame has arrived.
     GoAway(GoAway),
+    /// The header of a DATA frame has arrived that has no bytes and does not end its stream.
+    EmptyData,
     /// All of a HEADERS frame has arrived that ends its stream: an answer's trailers, or all of the answer (but for CONTINUATION).
     Answer,
 }
@@ -22,21 +25,30 @@ pub(crate) struct Settings {
     pub(super) max_streams: Option<u32>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct GoAway {
+    /// Streams up to this one may have been processed.
+    pub(super) last_stream: u32,
     pub(super) code: u32,
+    /// What the server adds for people to read, cut at [`MAX_DEBUG`] bytes.
+    pub(super) debug: Vec<u8>,
 }
 
-const HEADER: usize = 9;
+pub(super) const HEADER: usize = 9;
+const TYPE_DATA: u8 = 0;
 const TYPE_HEADERS: u8 = 1;
 const TYPE_SETTINGS: u8 = 4;
 const TYPE_GOAWAY: u8 = 7;
-/// Last stream id and error code; debug data may follow.
+/// The last stream's number and the error code; debug data may follow.
 const GOAWAY_PAYLOAD: usize = 8;
+/// So many bytes of a GOAWAY's debug data are kept.
+pub(super) const MAX_DEBUG: usize = 256;
 /// The flag of a SETTINGS frame that acknowledges one.
 const FLAG_ACK: u8 = 1;
-/// The flag of a HEADERS frame behind which its sender has nothing more to say.
+/// The flag of a HEADERS or DATA frame that ends its stream.
 pub(super) const FLAG_END_STREAM: u8 = 1;
+/// The flag of a frame with padding, whose first byte is the padding's length.
+const FLAG_PADDED: u8 = 8;
 /// A setting: its identifier and its value.
 const SETTING: usize = 6;
 const MAX_CONCURRENT_STREAMS: [u8; 2] = [0, 3];
@@ -47,8 +59,8 @@ const MAX_CONCURRENT_STREAMS: [u8; 2] = [0, 3];
 /// that break the protocol.
 #[derive(Debug, Default)]
 pub(crate) struct FrameReader {
-    /// The start of the current frame: its header, and of a GOAWAY the first bytes of the payload.
-    head: [u8; HEADER + GOAWAY_PAYLOAD],
+    /// The header of the current frame.
+    head: [u8; HEADER],
     /// How much of `head` has been read.
     have: usize,
     /// Payload of the current frame that is still to be passed over.
@@ -59,6 +71,8 @@ pub(crate) struct FrameReader {
     settings: Option<Settings>,
     /// Whether to tell of an answer then.
     answer: bool,
+    /// The start of the current frame's payload, if it is a GOAWAY.
+    goaway: Option<Vec<u8>>,
     /// The start of the setting that is being passed over, and how much of it has been.
     setting: [u8; SETTING],
     have_setting: usize,
@@ -74,12 +88,16 @@ impl FrameReader {
                 if self.settings.is_some() {
                     self.read_settings(passed);
                 }
+                if let Some(payload) = &mut self.goaway {
+                    let room = GOAWAY_PAYLOAD + MAX_DEBUG - payload.len();
+                    payload.extend(&passed[..passed.len().min(room)]);
+                }
                 self.ended()
             } else {
-                let taken = split_off(bytes, self.wanted() - self.have);
+                let taken = split_off(bytes, HEADER - self.have);
                 self.head[self.have..][..taken.len()].copy_from_slice(taken);
                 self.have += taken.len();
-                if self.have == self.wanted() { self.head_full() } else { None }
+                if self.have == HEADER { self.head_full() } else { None }
             };
             if event.is_some() {
                 return event;
@@ -88,37 +106,25 @@ impl FrameReader {
         None
     }
 
-    fn is_goaway(&self) -> bool {
-        self.head[3] == TYPE_GOAWAY && self.length() >= GOAWAY_PAYLOAD
-    }
-
-    fn length(&self) -> usize {
-        usize::from(self.head[0]) << 16 | usize::from(self.head[1]) << 8 | usize::from(self.head[2])
-    }
-
-    /// How much of `head` the current frame fills.
-    fn wanted(&self) -> usize {
-        if self.have >= HEADER && self.is_goaway() { HEADER + GOAWAY_PAYLOAD } else { HEADER }
+    /// Takes back the header that has been read in part, so that its bytes are read again; returns how many these are.
+    pub(super) fn take_back(&mut self) -> usize {
+        std::mem::take(&mut self.have)
     }
 
     /// `head` has just become full.
     fn head_full(&mut self) -> Option<Event> {
-        if self.have < self.wanted() {
-            // It is a GOAWAY.
-            return None;
-        }
-        let [_, _, _, kind, flags, ..] = self.head;
-        let [.., a, b, c, d] = self.head;
-        self.skip = self.length() + HEADER - self.have;
+        let [a, b, c, kind, flags, ..] = self.head;
+        self.skip = u32::from_be_bytes([0, a, b, c]) as usize;
         self.answer = kind == TYPE_HEADERS && flags & FLAG_END_STREAM != 0;
         self.settings = self.is_settings().then_some(Settings { first: !self.begun, max_streams: None });
+        self.goaway = (kind == TYPE_GOAWAY && self.skip >= GOAWAY_PAYLOAD).then(Vec::new);
         self.have_setting = 0;
         self.begun = true;
         self.have = 0;
-        match self.is_goaway() {
-            true => Some(Event::GoAway(GoAway { code: u32::from_be_bytes([a, b, c, d]) })),
-            false => self.ended(),
+        if kind == TYPE_DATA && self.skip == 0 && flags & (FLAG_END_STREAM | FLAG_PADDED) == 0 {
+            return Some(Event::EmptyData);
         }
+        self.ended()
     }
 
     /// SETTINGS on the connection itself, and no acknowledgement of ours.
@@ -151,6 +157,13 @@ impl FrameReader {
         }
         if std::mem::take(&mut self.answer) {
             return Some(Event::Answer);
+        }
+        if let Some(payload) = self.goaway.take()
+            && let Some((&[a, b, c, d, e, f, g, h], debug)) = payload.split_first_chunk()
+        {
+            let last_stream = u32::from_be_bytes([a & 0x7f, b, c, d]);
+            let code = u32::from_be_bytes([e, f, g, h]);
+            return Some(Event::GoAway(GoAway { last_stream, code, debug: debug.to_vec() }));
         }
         let settings = self.settings.take()?;
         (settings.first || settings.max_streams.is_some()).then_some(Event::Settings(settings))
@@ -224,6 +237,10 @@ pub(super) mod tests {
         frame(TYPE_GOAWAY, &payload)
     }
 
+    fn gone(code: u32, debug: &[u8]) -> Event {
+        Event::GoAway(GoAway { last_stream: 7, code, debug: debug.to_vec() })
+    }
+
     fn settings(first: bool, max_streams: Option<u32>) -> Event {
         Event::Settings(Settings { first, max_streams })
     }
@@ -241,17 +258,13 @@ pub(super) mod tests {
     fn first_settings_and_goaway_are_seen_wherever_the_stream_is_cut() {
         let mut stream = frame(TYPE_SETTINGS, &[0, 3, 0, 0, 0, 100]);
         stream.extend(frame(TYPE_SETTINGS, &[]));
-        stream.extend(frame(0, &[TYPE_GOAWAY; 300]));
+        stream.extend(frame(TYPE_DATA, &[TYPE_GOAWAY; 300]));
         stream.extend(goaway(11, b"too_many_pings"));
         stream.extend(frame(6, &[0; 8]));
         stream.extend(goaway(0, b""));
         stream.extend(frame(TYPE_SETTINGS, &[0, 3, 0, 0, 0, 9, 0, 4, 0, 1, 0, 0, 0, 3, 0, 0, 0, 7]));
-        let expected = [
-            settings(true, Some(100)),
-            Event::GoAway(GoAway { code: 11 }),
-            Event::GoAway(GoAway { code: 0 }),
-            settings(false, Some(7)),
-        ];
+        let expected =
+            [settings(true, Some(100)), gone(11, b"too_many_pings"), gone(0, b""), settings(false, Some(7))];
         for piece in 1..=stream.len() {
             assert_eq!(read_in_pieces_of(piece, &stream), expected, "in pieces of {piece}");
         }
@@ -290,6 +303,57 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn an_empty_data_frame_that_does_not_end_its_stream_is_seen_and_no_other() {
+        let data = |flags: u8, payload: &[u8]| {
+            let mut frame = frame(TYPE_DATA, payload);
+            frame[4] = flags;
+            frame
+        };
+        let stream = [
+            data(0, b""),
+            data(FLAG_END_STREAM, b""),
+            data(FLAG_PADDED, &[0]),
+            data(FLAG_PADDED, b""),
+            data(0, b"x"),
+            data(0x40, b""),
+            frame(3, b""),
+        ]
+        .concat();
+        for piece in 1..=stream.len() {
+            assert_eq!(
+                read_in_pieces_of(piece, &stream),
+                [Event::EmptyData, Event::EmptyData],
+                "in pieces of {piece}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_goaway_is_seen_when_it_is_whole_and_the_rest_of_a_long_text_is_passed_over() {
+        let long = goaway(1, &[b'x'; 1000]);
+        assert_eq!(read_in_pieces_of(7, &long[..long.len() - 1]), []);
+        let stream = [long, goaway(2, b"y")].concat();
+        for piece in [1, 8, 9, 17, 18, 100, stream.len()] {
+            assert_eq!(read_in_pieces_of(piece, &stream), [gone(1, &[b'x'; MAX_DEBUG]), gone(2, b"y")]);
+        }
+    }
+
+    #[test]
+    fn a_header_that_is_cut_can_be_taken_back_and_read_again() {
+        let stream = [frame(TYPE_DATA, b""), goaway(2, b"")].concat();
+        for cut in 1..HEADER {
+            let mut reader = FrameReader::default();
+            let mut bytes = &stream[..cut];
+            assert_eq!(reader.next(&mut bytes), None);
+            assert_eq!(reader.take_back(), cut);
+            let mut bytes = &stream[..];
+            assert_eq!(reader.next(&mut bytes), Some(Event::EmptyData));
+            assert_eq!(reader.take_back(), 0, "behind a whole header nothing is taken back");
+            assert_eq!(reader.next(&mut bytes), Some(gone(2, b"")));
+        }
+    }
+
+    #[test]
     fn what_is_not_http2_tells_nothing() {
         assert_eq!(read_in_pieces_of(7, b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"), []);
         let mut late = frame(6, &[0; 8]);
@@ -313,6 +377,6 @@ pub(super) mod tests {
     fn a_goaway_too_short_for_its_code_tells_nothing_and_costs_no_sync() {
         let mut stream = frame(TYPE_GOAWAY, &[0; 3]);
         stream.extend(goaway(2, b""));
-        assert_eq!(read_in_pieces_of(4, &stream), [Event::GoAway(GoAway { code: 2 })]);
+        assert_eq!(read_in_pieces_of(4, &stream), [gone(2, b"")]);
     }
 }

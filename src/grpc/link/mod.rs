@@ -304,12 +304,14 @@ impl Link {
 
     pub(super) fn on_goaway(&self, goaway: GoAway) {
         let code = h2::Reason::from(goaway.code);
+        // Other servers, and proxies, say with the same code that they are overloaded.
         if code == h2::Reason::ENHANCE_YOUR_CALM
+            && goaway.debug == TOO_MANY_PINGS
             && let Some(owner) = self.owner.upgrade()
         {
             owner.too_many_pings();
         }
-        let why = format!("the server sent GOAWAY ({code:?})");
+        let why = describe(&goaway);
         let _ = self.end.set(io::Error::new(io::ErrorKind::ConnectionReset, why.as_str()));
         self.drain(&why);
     }
@@ -359,6 +361,19 @@ impl Link {
         if let Some(owner) = self.owner.upgrade() {
             owner.link_down(self.id, why);
         }
+    }
+}
+
+/// What grpc-core, grpc-go and others send to a client that pings too much (gRFC A8).
+const TOO_MANY_PINGS: &[u8] = b"too_many_pings";
+
+/// For people to read, on one line: the server's own words are escaped, and those that were cut end with dots.
+fn describe(GoAway { code, debug, .. }: &GoAway) -> String {
+    let code = h2::Reason::from(*code);
+    let dots = if debug.len() == frames::MAX_DEBUG { "..." } else { "" };
+    match debug.is_empty() {
+        true => format!("the server sent GOAWAY ({code:?})"),
+        false => format!("the server sent GOAWAY ({code:?}): \"{}{dots}\"", debug.escape_ascii()),
     }
 }
 

@@ -4,7 +4,7 @@
 //! keeps nothing, so there is little in it that can go wrong. It is not compiled into the crate: the tests below use it, and
 //! `fuzz/`.
 
-use super::frames::{Event, FrameReader, GoAway, Settings};
+use super::frames::{Event, FrameReader, GoAway, MAX_DEBUG, Settings};
 
 /// RFC 9113: sections 4.1 for the header of a frame, 6.2, 6.5 and 6.8 for those that matter.
 fn second_reading(bytes: &[u8]) -> Vec<Event> {
@@ -31,10 +31,14 @@ fn second_reading(bytes: &[u8]) -> Vec<Event> {
                 }
             }
             1 if flags & 1 == 1 && whole.is_some() => told.push(Event::Answer),
-            7 if length >= 8 => {
-                if let [_, _, _, _, a, b, c, d, ..] = *payload {
-                    told.push(Event::GoAway(GoAway { code: u32::from_be_bytes([a, b, c, d]) }));
-                }
+            0 if length == 0 && flags & 0b1001 == 0 => told.push(Event::EmptyData),
+            7 if length >= 8 && whole.is_some() => {
+                let (numbers, debug) = payload.split_at(8);
+                told.push(Event::GoAway(GoAway {
+                    last_stream: number([numbers[0], numbers[1], numbers[2], numbers[3]]),
+                    code: u32::from_be_bytes([numbers[4], numbers[5], numbers[6], numbers[7]]),
+                    debug: debug[..debug.len().min(MAX_DEBUG)].to_vec(),
+                }));
             }
             _ => {}
         }
@@ -104,7 +108,9 @@ mod tests {
         let flags = prop_oneof![4 => Just(0u8), 2 => Just(1), 1 => any::<u8>()];
         let body = prop_oneof![
             3 => payload_of_settings().prop_map(|payload| (4, payload)),
-            3 => vec(any::<u8>(), 0..30).prop_map(|payload| (7, payload)),
+            3 => prop_oneof![9 => vec(any::<u8>(), 0..30), 1 => vec(any::<u8>(), 0..400)]
+                .prop_map(|payload| (7, payload)),
+            2 => Just((0, Vec::new())),
             3 => vec(any::<u8>(), 0..30).prop_map(|payload| (1, payload)),
             // What looks like frames may stand inside of one.
             2 => (any::<u8>(), vec(0..8u8, 0..300)),
@@ -156,7 +162,7 @@ mod tests {
             Event::Settings(Settings { first: false, max_streams: Some(7) }),
             Event::Answer,
             Event::Answer,
-            Event::GoAway(GoAway { code: 11 }),
+            Event::GoAway(GoAway { last_stream: 5, code: 11, debug: b"calm".to_vec() }),
         ];
         assert_eq!(second_reading(&stream), told);
         assert_eq!(second_reading(&frame(7, 0, 0, &[0; 9])[..16]), []);

@@ -1,12 +1,15 @@
 //! The tap: between hyper and the socket (above TLS), it reads along. It implements [`AsyncRead`] and [`AsyncWrite`], no more.
 //!
-//! hyper reports when its own preface is written, not when the server has answered, and says nothing of a GOAWAY
+//! hyper reports when its own preface is written, not when the server has answered, and reports no GOAWAY
 //! while streams are open. Both are plain to see in the headers of the frames that come in, so the tap looks for two of them:
 //! SETTINGS, the first of which makes the connection Ready and any of which may say how many streams it carries, and GOAWAY.
 //!
-//! It counts the ends of answers, too, and keeps to what the [`ReadBudget`] allows: what came behind the last of them is hyper's
-//! in the next round. And of what goes out it counts the heads of requests, so that a call that breaks off can know whether
-//! its own has left.
+//! It drops DATA frames that are empty and do not end their stream. They are legal and mean nothing, and some proxies send one
+//! with each answer; h2 closes a connection on which it has seen 100 of them, however long that took.
+//!
+//! It counts the ends of answers, too, and keeps to what the [`ReadBudget`] allows: what came behind the last of them is passed
+//! to hyper in the next round. And of what goes out it counts the heads of requests, so that a call that breaks off can know
+//! whether its own has left.
 //!
 //! The tap also is the one place that can end a socket whatever hyper is waiting for: [`Link::kill`] makes
 //! each read and write fail from then on, hyper gives up the connection, and the socket closes.
@@ -19,7 +22,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::frames::{Event, FrameReader, HeadReader};
+use super::frames::{Event, FrameReader, HEADER, HeadReader};
 use super::read_budget::ReadBudget;
 use super::{Link, copy};
 use crate::primitive::Arc;
@@ -38,8 +41,10 @@ pub(crate) struct Tap<Io> {
     io: Io,
     frames: FrameReader,
     heads: HeadReader,
-    /// Read off the socket, and not yet by `frames` and hyper.
+    /// Bytes off the socket that neither `frames` nor hyper has read. Less than a header only if its rest has not arrived.
     held: BytesMut,
+    /// Bytes that `frames` has read, and hyper had no room for.
+    passed: BytesMut,
     link: Arc<Link>,
     budget: Arc<ReadBudget>,
     /// What a write failed with.
@@ -63,6 +68,7 @@ impl<Io> Tap<Io> {
             frames: FrameReader::default(),
             heads: HeadReader::default(),
             held: BytesMut::new(),
+            passed: BytesMut::new(),
             link,
             budget,
             failure: None,
@@ -82,18 +88,96 @@ impl<Io> Tap<Io> {
     }
 }
 
-/// Reads up to the end of what is hyper's in this round; how much that is.
-fn on_bytes(frames: &mut FrameReader, bytes: &[u8], link: &Link, budget: &ReadBudget) -> usize {
+/// What a stretch of bytes has for hyper in this round.
+struct Stretch {
+    /// So many bytes have been read; the rest is for later.
+    read: usize,
+    /// Where in them a header begins that hyper is not to see.
+    dropped: Vec<usize>,
+}
+
+/// Reads up to the end of this round's bytes. A header that is cut is not read: whether hyper is to see it is not known yet.
+fn on_bytes(frames: &mut FrameReader, bytes: &[u8], link: &Link, budget: &ReadBudget) -> Stretch {
     let mut rest = bytes;
+    let mut dropped = Vec::new();
     while let Some(event) = frames.next(&mut rest) {
         match event {
             Event::Settings(settings) => link.on_settings(settings),
             Event::GoAway(goaway) => link.on_goaway(goaway),
+            Event::EmptyData => dropped.push(bytes.len() - rest.len() - HEADER),
             Event::Answer if budget.answer().is_break() => break,
             Event::Answer => {}
         }
     }
-    bytes.len() - rest.len()
+    Stretch { read: bytes.len() - rest.len() - frames.take_back(), dropped }
+}
+
+impl Stretch {
+    /// The parts of the bytes that are hyper's.
+    fn parts(&self) -> impl Iterator<Item = std::ops::Range<usize>> {
+        let ends = self.dropped.iter().copied().chain([self.read]);
+        let starts = [0].into_iter().chain(self.dropped.iter().map(|at| at + HEADER));
+        starts.zip(ends).map(|(start, end)| start..end)
+    }
+
+    /// Moves them to the beginning of `bytes`; returns how many they are.
+    fn compact(&self, bytes: &mut [u8]) -> usize {
+        if self.dropped.is_empty() {
+            return self.read;
+        }
+        self.parts().fold(0, |to, part| {
+            let length = part.len();
+            bytes.copy_within(part, to);
+            to + length
+        })
+    }
+}
+
+impl<Io: AsyncRead + Unpin> Tap<Io> {
+    /// Passes on what is held; returns false if that is a header that is cut.
+    fn pass_held(&mut self, buf: &mut ReadBuf<'_>) -> bool {
+        // At least a header's length, of which hyper may not have room for all.
+        let some = self.held.len().min(buf.remaining().max(HEADER));
+        let stretch = on_bytes(&mut self.frames, &self.held[..some], &self.link, &self.budget);
+        for part in stretch.parts() {
+            let part = &self.held[part];
+            let (now, later) = part.split_at(part.len().min(buf.remaining()));
+            buf.put_slice(now);
+            self.passed.extend_from_slice(later);
+        }
+        self.held.advance(stretch.read);
+        if self.held.is_empty() {
+            // Its memory is for bursts.
+            self.held = BytesMut::new();
+        }
+        stretch.read > 0
+    }
+
+    /// Reads the rest of a header that is held in part. `Ready(false)`: there is none.
+    fn poll_rest_of_header(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        let mut rest = [0; HEADER];
+        let mut rest = ReadBuf::new(&mut rest[self.held.len()..]);
+        ready!(self.poll_socket(cx, &mut rest))?;
+        self.held.extend_from_slice(rest.filled());
+        Poll::Ready(Ok(!rest.filled().is_empty()))
+    }
+
+    /// Reads off the socket, and reports its end.
+    fn poll_socket(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        match ready!(Pin::new(&mut self.io).poll_read(cx, buf)) {
+            Ok(()) if buf.filled().len() > before => {}
+            Ok(()) => {
+                let end = io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection");
+                self.link.on_end(end);
+            }
+            Err(error) => {
+                self.link.on_end(copy(&error));
+                return Poll::Ready(Err(error));
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
 }
 
 impl<Io: AsyncWrite + Unpin> Tap<Io> {
@@ -162,40 +246,29 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Tap<Io> {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         this.check(cx)?;
-        if this.budget.is_over() {
-            // The next one is due.
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        if !this.held.is_empty() {
-            let room = this.held.len().min(buf.remaining());
-            let read = on_bytes(&mut this.frames, &this.held[..room], &this.link, &this.budget);
-            buf.put_slice(&this.held[..read]);
-            this.held.advance(read);
-            if this.held.is_empty() {
-                // Its memory is for bursts.
-                this.held = BytesMut::new();
-            }
-            return Poll::Ready(Ok(()));
-        }
         let before = buf.filled().len();
-        let had_room = buf.remaining() > 0;
-        let link = &this.link;
-        match ready!(Pin::new(&mut this.io).poll_read(cx, buf)) {
-            Ok(()) if buf.filled().len() > before || !had_room => {}
-            Ok(()) => {
-                link.on_end(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection"));
+        // Until there is something for hyper, or the end: a read without a byte would be taken for that.
+        while buf.remaining() > 0 && buf.filled().len() == before {
+            if !this.passed.is_empty() {
+                buf.put_slice(&this.passed.split_to(this.passed.len().min(buf.remaining())));
+            } else if this.budget.is_over() {
+                // The next one is due.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            } else if this.held.is_empty() {
+                ready!(this.poll_socket(cx, buf))?;
+                let new = &mut buf.filled_mut()[before..];
+                if new.is_empty() {
+                    break;
+                }
+                let stretch = on_bytes(&mut this.frames, new, &this.link, &this.budget);
+                this.held.extend_from_slice(&new[stretch.read..]);
+                let length = stretch.compact(new);
+                buf.set_filled(before + length);
+            } else if !this.pass_held(buf) && !ready!(this.poll_rest_of_header(cx))? {
+                // The socket ended in the middle of a header.
+                std::mem::swap(&mut this.held, &mut this.passed);
             }
-            Err(error) => {
-                link.on_end(copy(&error));
-                return Poll::Ready(Err(error));
-            }
-        }
-        let new = &buf.filled()[before..];
-        let read = on_bytes(&mut this.frames, new, link, &this.budget);
-        if read < new.len() {
-            this.held.extend_from_slice(&new[read..]);
-            buf.set_filled(before + read);
         }
         Poll::Ready(Ok(()))
     }
@@ -250,7 +323,8 @@ mod tests {
     use crate::grpc::link::read_budget::ANSWERS;
 
     /// All that a tap reads, a piece each time; a new round whenever it says that one is over.
-    fn read_through_tap(stream: &[u8], sizes: &[usize]) -> Vec<Vec<u8>> {
+    fn read_through_tap(stream: &[u8], pieces: Vec<usize>, sizes: &[usize]) -> Vec<Vec<u8>> {
+        let stream = InPieces(stream, pieces, 0);
         let (budget, link) = (ReadBudget::new(), Link::new(0, crate::grpc::link::nobody()));
         let mut tap = Tap::new(stream, true, link, Arc::clone(&budget), None);
         budget.begin();
@@ -275,10 +349,33 @@ mod tests {
         rounds
     }
 
+    /// Gives at most so many bytes at a time, and now and then none yet.
+    struct InPieces<'a>(&'a [u8], Vec<usize>, usize);
+
+    impl AsyncRead for InPieces<'_> {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            self.2 += 1;
+            let size = self.1.get(self.2).copied().unwrap_or(100);
+            if size == 0 {
+                return Poll::Pending;
+            }
+            let (now, rest) = self.0.split_at(size.min(self.0.len()).min(buf.remaining()));
+            buf.put_slice(now);
+            self.0 = rest;
+            Poll::Ready(Ok(()))
+        }
+    }
+
     proptest! {
         #[test]
         fn bytes_come_through_whole_and_in_order_and_each_round_has_its_share_of_answers(
-            frames in vec((0..3u8, 0..40usize), 0..120), sizes in vec(0..200usize, 0..100),
+            frames in vec((0..3u8, 0..40usize), 0..120),
+            pieces in vec(1..200usize, 0..100),
+            sizes in vec(0..200usize, 0..100),
         ) {
             let frames = frames.iter().map(|(kind, length)| {
                 let mut frame = frame(*kind, &[9; 40][..*length]);
@@ -286,12 +383,35 @@ mod tests {
                 frame
             });
             let stream = frames.collect::<Vec<_>>().concat();
-            let rounds = read_through_tap(&stream, &sizes);
+            let rounds = read_through_tap(&stream, pieces, &sizes);
             prop_assert_eq!(rounds.concat(), &stream[..]);
             let answers = |bytes: &Vec<u8>| read_in_pieces_of(1, bytes).iter().filter(|event| **event == Event::Answer).count();
             let (last, full) = rounds.split_last().unwrap();
             prop_assert!(full.iter().all(|round| answers(round) == ANSWERS as usize));
             prop_assert!(answers(last) < ANSWERS as usize);
+        }
+
+        #[test]
+        fn empty_data_frames_are_dropped_wherever_reads_are_cut_and_all_else_comes_through(
+            frames in vec(prop_oneof![
+                2 => Just(frame(0, b"")),
+                1 => (0..3u8, 0..20usize).prop_map(|(kind, length)| frame(kind, &[0; 20][..length])),
+            ], 0..60),
+            missing in 0..12usize,
+            pieces in prop_oneof![vec(0..4usize, 0..400), vec(0..40usize, 0..40)],
+            sizes in prop_oneof![vec(0..4usize, 0..400), vec(0..40usize, 0..40)],
+        ) {
+            let stream = frames.concat();
+            let stream = &stream[..stream.len().saturating_sub(missing)];
+            let (mut left, mut at) = (Vec::<u8>::new(), 0);
+            for frame in &frames {
+                let end = stream.len().min(at + frame.len());
+                if at + frame.len() > stream.len() || frame[..4] != [0; 4] {
+                    left.extend(&stream[at.min(end)..end]);
+                }
+                at += frame.len();
+            }
+            prop_assert_eq!(read_through_tap(stream, pieces, &sizes).concat(), left);
         }
     }
 }

@@ -57,7 +57,7 @@ impl Protocol {
                     match event {
                         Event::Settings(settings) if settings.first => attempt.ready(),
                         Event::GoAway(_) => attempt.lost(),
-                        Event::Settings(_) | Event::Answer => {}
+                        Event::Settings(_) | Event::Answer | Event::EmptyData => {}
                     }
                 }
             }
