@@ -33,6 +33,7 @@ mod error;
 mod global;
 mod group;
 mod link;
+mod metadata;
 #[cfg(feature = "channel")]
 mod observe;
 mod options;
