@@ -14,7 +14,7 @@ use super::state::ConnectivityState;
 use crate::grpc::config::Settings;
 use crate::grpc::dial::backoff::Pauses;
 use crate::grpc::dial::connector::BoxError;
-use crate::grpc::dial::gate::Entry;
+use crate::grpc::dial::gate::{Entry, Turn};
 use crate::grpc::dial::{Progress, Way, establish};
 use crate::grpc::error::{DialPhase, Error};
 use crate::grpc::group::{Group, OpenSocket, bump};
@@ -46,11 +46,18 @@ pub(super) fn run(owner: &Arc<Shared>, settings: Arc<Settings>) -> impl Future<O
                 None => {
                     let mut guard = guard;
                     let mut pauses = Pauses::new(settings.tuning.backoff);
+                    // The connections before were lost at once: the first attempt has failed, as it were.
+                    let mut due = guard.owner.upgrade().and_then(|owner| owner.server.pause());
                     loop {
-                        let pause = pauses.next();
-                        let error = match attempts(&guard.owner, &settings, None, pause, &news).await {
-                            Ok(_) => return guard.finish(),
-                            Err(error) => error,
+                        let (pause, error) = match due.take() {
+                            Some(pause) => (pause, lost_at_once(&settings)),
+                            None => {
+                                let pause = pauses.next();
+                                match attempts(&guard.owner, &settings, None, pause, &news).await {
+                                    Ok(_) => return guard.finish(),
+                                    Err(error) => (pause, error),
+                                }
+                            }
                         };
                         let Some(owner) = guard.owner.upgrade() else { return };
                         // Before the failure is told: who hears of it and asks for a retry at once is heard.
@@ -59,14 +66,16 @@ pub(super) fn run(owner: &Arc<Shared>, settings: Arc<Settings>) -> impl Future<O
                         retry_now.as_mut().enable();
                         owner.dial_failed(error, true);
                         drop(owner);
-                        tokio::select! {
-                            () = sleep(pause) => {}
-                            () = retry_now => {
-                                pauses.reset();
-                                continue;
-                            }
-                        }
+                        let early = tokio::select! {
+                            () = sleep(pause) => false,
+                            () = retry_now => true,
+                        };
                         let Some(owner) = guard.owner.upgrade() else { return };
+                        if early {
+                            pauses.reset();
+                            owner.server.reset_pause();
+                            continue;
+                        }
                         // To Idle, by the guard.
                         if settings.tuning.idle_timeout.is_some_and(|timeout| owner.is_unwanted(timeout)) {
                             return;
@@ -95,13 +104,10 @@ async fn dial_through_gate(
         Ok(place) => match group.server.gate.enter().await {
             Entry::Failed(error) => error,
             Entry::Turn(turn) => {
-                let pooled = Pooled { group, place };
+                let pooled = Pooled { group, place, turn: &turn };
                 let result = attempts(&guard.owner, settings, Some(pooled), Duration::ZERO, &news).await;
                 match result {
-                    Ok(Ok(())) => {
-                        turn.succeeded();
-                        return guard.finish();
-                    }
+                    Ok(Ok(())) => return guard.finish(),
                     // The connection is up and stays; to the others it is an outage as any.
                     Ok(Err(error)) => {
                         bump(&group.counters.failed_dials);
@@ -139,6 +145,12 @@ async fn socket_place(
     })
 }
 
+fn lost_at_once(settings: &Settings) -> Error {
+    let text = "the connections before were lost at once, and no call had run on them";
+    let source = Arc::new(io::Error::new(io::ErrorKind::ConnectionReset, text));
+    Error::Dial { target: Arc::clone(&settings.target.text), phase: DialPhase::Settings, source }
+}
+
 fn timed_out(what: String) -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, what)
 }
@@ -147,6 +159,7 @@ fn timed_out(what: String) -> io::Error {
 struct Pooled<'a> {
     group: &'a Arc<Group>,
     place: Option<OwnedSemaphorePermit>,
+    turn: &'a Turn<'a>,
 }
 
 /// Leaves the connection Idle if the dial task ends without an outcome.
@@ -266,6 +279,10 @@ async fn attempt(
     }
     let (send, conn, health, verdict) = result?;
     let owner = owner.upgrade().ok_or(Error::Closed)?;
+    link.comes_into_use();
+    if let (Some(pooled), Ok(())) = (&pooled, &verdict) {
+        pooled.turn.succeeded();
+    }
     let mut no_place = None;
     let place = pooled.map_or(&mut no_place, |pooled| &mut pooled.place);
     // Before others may see the link.

@@ -29,6 +29,7 @@ use super::health::Verdict;
 use super::lease::{CallGuard, Lease};
 use super::state::ConnectivityState;
 use crate::grpc::config::Settings;
+use crate::grpc::dial::backoff::Life;
 use crate::grpc::error::{DialPhase, Error, with_causes};
 use crate::grpc::group::{Group, bump};
 use crate::grpc::link::request_body::RequestBody;
@@ -495,13 +496,11 @@ impl Shared {
             let transport = inner.phase.transport().filter(|transport| transport.link.id == link)?.clone();
             Some(std::mem::replace(&mut inner.phase, Phase::up(transport, verdict)))
         });
-        if let Some(Phase::Ready(_)) = old
+        if let Some(Phase::Ready(transport)) = old
             && failure.is_some()
         {
             self.trace_not_serving(failure.as_ref());
-            if let Some(group) = self.group() {
-                group.server.gate.doubt();
-            }
+            self.server.lost(life(&transport.link));
         }
     }
 
@@ -620,12 +619,17 @@ impl Shared {
 impl Observer for Shared {
     /// If the link was the current one, the connection is Idle.
     fn link_down(&self, id: u64, why: &str) {
-        let lost = self.retire(|link| link.id == id);
-        if lost {
+        let mut lost = None;
+        let which = |link: &Link| {
+            let is_it = link.id == id;
+            lost = is_it.then(|| life(link));
+            is_it
+        };
+        if self.retire(which)
+            && let Some(life) = lost
+        {
             trace_event!("connection lost", target = self.target(), why = why);
-            if let Some(group) = self.group() {
-                group.server.gate.doubt();
-            }
+            self.server.lost(life);
         }
     }
 
@@ -636,6 +640,11 @@ impl Observer for Shared {
     fn limit_changed(&self) {
         self.tell_group();
     }
+}
+
+fn life(link: &Link) -> Life {
+    let (lived, carried_a_call) = link.life();
+    Life { lived, carried_a_call }
 }
 
 /// What becomes of calls that run when their connection is shut down.

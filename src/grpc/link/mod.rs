@@ -103,6 +103,10 @@ pub(crate) struct Link {
     /// When the last call ended, in ms since `born`.
     last_call: AtomicU64,
     born: Instant,
+    /// When it was handed over to calls.
+    in_use_since: OnceLock<Instant>,
+    /// Whether a call was ever counted on it.
+    carried_a_call: AtomicBool,
     /// A GOAWAY, what the socket's last read said, if it was the end, or a write that failed: whichever came first.
     pub(super) end: OnceLock<io::Error>,
     /// The place among the pool's sockets, where those are limited; given back with the socket, or when only its last calls
@@ -129,6 +133,8 @@ impl Link {
             slots: Slots::new(),
             last_call: AtomicU64::new(0),
             born: Instant::now(),
+            in_use_since: OnceLock::new(),
+            carried_a_call: AtomicBool::new(false),
             end: OnceLock::new(),
             place: Mutex::new(None),
         })
@@ -196,6 +202,21 @@ impl Link {
     pub(crate) fn begin_call(&self) {
         // Relaxed: the owner's lock orders it for those who look for zero.
         self.calls.fetch_add(1, Ordering::Relaxed);
+        // Relaxed: under the owner's lock, too, and read there. Looked at first, so that the line is not written twice.
+        if !self.carried_a_call.load(Ordering::Relaxed) {
+            self.carried_a_call.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// To be called before calls can see it.
+    pub(in crate::grpc) fn comes_into_use(&self) {
+        let _ = self.in_use_since.set(Instant::now());
+    }
+
+    /// For how long it has been in use, and whether a call ever ran on it.
+    pub(in crate::grpc) fn life(&self) -> (std::time::Duration, bool) {
+        let lived = self.in_use_since.get().map_or(std::time::Duration::ZERO, Instant::elapsed);
+        (lived, self.carried_a_call.load(Ordering::Relaxed))
     }
 
     pub(crate) fn end_call(&self) {

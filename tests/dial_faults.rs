@@ -1,0 +1,138 @@
+//! Dials where something is wrong with the other side, or with our own: each at a bounded rate, and with an error that says
+//! what it is.
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use cenote::grpc::ConnectivityState::{Idle, Ready};
+use cenote::grpc::{Addresses, ClientConn, StreamPool};
+use support::frames::*;
+use support::hello;
+use support::memory::*;
+use tokio::time::{Instant, sleep};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+// ── a server that accepts each connection and ends it at once ──
+
+/// How such a server ends a connection.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    GoAway,
+    Fin,
+}
+
+/// Sends SETTINGS on each connection and ends it 1 ms later. Counts the dials.
+fn short_lived(mut server: Pipes, end: End) -> Arc<AtomicUsize> {
+    let dials = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&dials);
+    tokio::spawn(async move {
+        loop {
+            let mut wire = server.accept(&[]).await;
+            assert!(counted.fetch_add(1, Ordering::SeqCst) < 10_000, "dialed without a pause");
+            tokio::spawn(async move {
+                sleep(Duration::from_millis(1)).await;
+                match end {
+                    End::GoAway => {
+                        let _ = wire.try_write(GOAWAY, 0, 0, &[0; 8]).await;
+                        wire.closed().await;
+                    }
+                    End::Fin => {}
+                }
+            });
+        }
+    });
+    dials
+}
+
+/// At a pool's pauses, which grow to a second: about 8 in the first 2 s, and then one a second.
+#[track_caller]
+fn assert_paced(dials: &AtomicUsize, what: impl std::fmt::Debug) {
+    let dials = dials.load(Ordering::SeqCst);
+    assert!((30..=90).contains(&dials), "{what:?}: {dials} dials in a minute");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pool_that_keeps_a_connection_pauses_when_each_one_is_ended_at_once() {
+    for end in [End::GoAway, End::Fin] {
+        let (connector, server) = pipes(CAPACITY);
+        let dials = short_lived(server, end);
+        let pool = StreamPool::builder().connector(connector).min_idle(1).build().unwrap();
+        // Made known to the pool, without a call.
+        drop(pool.get("in.memory:1").unwrap());
+        sleep(MINUTE).await;
+        assert_paced(&dials, end);
+        pool.close();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_balanced_set_pauses_when_each_connection_is_ended_at_once() {
+    for end in [End::GoAway, End::Fin] {
+        let (connector, server) = pipes(CAPACITY);
+        let dials = short_lived(server, end);
+        let pool = StreamPool::builder().connector(connector).build().unwrap();
+        let _set = pool.balance(Addresses::list(["in.memory:1"]));
+        sleep(MINUTE).await;
+        assert_paced(&dials, end);
+        pool.close();
+    }
+}
+
+/// A connection that is kept connected by its user.
+async fn keep_connected(conn: ClientConn) {
+    let mut state = conn.state();
+    loop {
+        if state == Idle {
+            conn.connect();
+        }
+        state = conn.wait_for_state_change(state).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_pauses_when_it_is_ended_at_once_each_time_and_its_calls_fail_with_the_reason() {
+    for end in [End::GoAway, End::Fin] {
+        let (builder, server) = in_memory();
+        let dials = short_lived(server, end);
+        let conn = builder.build().unwrap();
+        let keeper = tokio::spawn(keep_connected(conn.clone()));
+        sleep(10 * MINUTE).await;
+        let dials = dials.load(Ordering::SeqCst);
+        // gRPC's pauses, from 1 s to 2 minutes.
+        assert!((8..=20).contains(&dials), "{end:?}: {dials} dials in ten minutes");
+        let status = failure(call(&conn, hello("ada"))).await;
+        assert!(status.message().contains("lost at once"), "{status:?}");
+        // Asked for by hand, as after any failure.
+        let before = Instant::now();
+        conn.reset_connect_backoff();
+        let mut state = conn.state();
+        while state != Ready {
+            state = conn.wait_for_state_change(state).await;
+        }
+        assert_about(before.elapsed(), Duration::ZERO);
+        keeper.abort();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_is_ended_once_is_dialed_again_at_once() {
+    let (builder, mut server) = in_memory();
+    let conn = builder.build().unwrap();
+    conn.connect();
+    drop(server.accept(&[]).await);
+    settle().await;
+    let before = Instant::now();
+    let serving = tokio::spawn(async move {
+        let mut wire = server.accept(&[]).await;
+        let (stream, _) = wire.request().await;
+        wire.answer(stream, "well").await;
+        wire.closed().await;
+    });
+    assert_eq!(reply(call(&conn, hello("ada"))).await, "well");
+    assert_about(before.elapsed(), Duration::ZERO);
+    serving.abort();
+}
