@@ -8,11 +8,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use cenote::grpc::ConnectivityState::{Idle, Ready};
-use cenote::grpc::{Addresses, ClientConn, StreamPool};
+use cenote::grpc::{Addresses, ClientConn, Error, RuntimeDriver, StreamPool};
+use cenote_proto::greeter_client::GreeterClient;
 use support::frames::*;
-use support::hello;
 use support::memory::*;
+use support::{cause, hello};
+use tokio::runtime::Builder;
 use tokio::time::{Instant, sleep};
+use tonic::{Code, Status};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -135,4 +138,139 @@ async fn a_connection_that_is_ended_once_is_dialed_again_at_once() {
     assert_eq!(reply(call(&conn, hello("ada"))).await, "well");
     assert_about(before.elapsed(), Duration::ZERO);
     serving.abort();
+}
+
+// ── a dial that panics ──
+
+/// Counts the panics whose text contains this; they are not printed.
+fn count_panics(text: &'static str) -> Arc<AtomicUsize> {
+    let panics = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&panics);
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        match panic.payload_as_str().is_some_and(|said| said.contains(text)) {
+            true => drop(counted.fetch_add(1, Ordering::SeqCst)),
+            false => print(panic),
+        }
+    }));
+    panics
+}
+
+fn lacks(status: &Status) -> RuntimeDriver {
+    assert_eq!(status.code(), Code::FailedPrecondition, "{status:?}");
+    match cause(status) {
+        Error::RuntimeLacks(driver) => *driver,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn on_a_runtime_without_timers_calls_fail_with_that_and_nothing_is_dialed_again_and_again() {
+    let panics = count_panics("timers are disabled");
+    let runtime = Builder::new_current_thread().enable_io().build().unwrap();
+    runtime.block_on(async {
+        let conn = ClientConn::new("127.0.0.1:1").unwrap();
+        let status = GreeterClient::new(conn.clone()).say_hello(hello("ada")).await.unwrap_err();
+        assert_eq!(lacks(&status), RuntimeDriver::Time);
+        assert!(status.message().contains("enable_time"), "{status:?}");
+
+        let pool = StreamPool::builder().min_idle(1).build().unwrap();
+        let mut client = GreeterClient::new(pool.channel("127.0.0.1:1").unwrap());
+        let status = client.say_hello(hello("ada")).await.unwrap_err();
+        assert_eq!(lacks(&status), RuntimeDriver::Time);
+
+        let mut client = GreeterClient::new(pool.balance(Addresses::list(["127.0.0.1:1"])));
+        let status = client.say_hello(hello("ada")).await.unwrap_err();
+        assert_eq!(lacks(&status), RuntimeDriver::Time);
+        // Tasks that were spawned have their turns.
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
+    });
+    let panics = panics.load(Ordering::SeqCst);
+    assert!(panics < 20, "{panics} panics");
+}
+
+#[test]
+fn on_a_runtime_without_io_calls_fail_with_that_and_a_pool_that_keeps_a_connection_pauses() {
+    let panics = count_panics("IO is disabled");
+    let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let conn = ClientConn::new("127.0.0.1:1").unwrap();
+        let status = GreeterClient::new(conn.clone()).say_hello(hello("ada")).await.unwrap_err();
+        assert_eq!(lacks(&status), RuntimeDriver::Io);
+        assert!(status.message().contains("enable_io"), "{status:?}");
+        conn.close();
+
+        let pool = StreamPool::builder().min_idle(1).build().unwrap();
+        let mut client = GreeterClient::new(pool.channel("127.0.0.1:1").unwrap());
+        let status = client.say_hello(hello("ada")).await.unwrap_err();
+        assert_eq!(lacks(&status), RuntimeDriver::Io);
+        sleep(MINUTE).await;
+    });
+    let panics = panics.load(Ordering::SeqCst);
+    assert!((30..=90).contains(&panics), "{panics} panics in a minute");
+}
+
+/// Panics when it is called, before there is a future.
+#[derive(Clone)]
+struct Panics(Arc<AtomicUsize>);
+
+impl tower::Service<http::Uri> for Panics {
+    type Response = tokio::io::DuplexStream;
+    type Error = std::io::Error;
+    type Future = std::future::Pending<std::io::Result<Self::Response>>;
+
+    fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<std::io::Result<()>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: http::Uri) -> Self::Future {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        panic!("by this test's connector")
+    }
+}
+
+#[derive(Debug)]
+struct PanicsOnClone(Arc<AtomicUsize>);
+
+impl Clone for PanicsOnClone {
+    fn clone(&self) -> Self {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        panic!("by this test's connector")
+    }
+}
+
+impl tower::Service<http::Uri> for PanicsOnClone {
+    type Response = tokio::io::DuplexStream;
+    type Error = std::io::Error;
+    type Future = std::future::Pending<std::io::Result<Self::Response>>;
+
+    fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<std::io::Result<()>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: http::Uri) -> Self::Future {
+        unreachable!("each attempt has a clone")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connector_that_panics_is_a_failed_dial_and_a_pool_that_keeps_a_connection_pauses() {
+    count_panics("by this test's connector");
+    let calls = Arc::new(AtomicUsize::new(0));
+    let clones = Arc::new(AtomicUsize::new(0));
+    for (counted, builder) in [
+        (&calls, StreamPool::builder().connector(Panics(Arc::clone(&calls)))),
+        (&clones, StreamPool::builder().connector(PanicsOnClone(Arc::clone(&clones)))),
+    ] {
+        let pool = builder.min_idle(1).build().unwrap();
+        let mut client = GreeterClient::new(pool.channel("in.memory:1").unwrap());
+        let status = client.say_hello(hello("ada")).await.unwrap_err();
+        assert!(matches!(cause(&status), Error::Dial { .. }), "{status:?}");
+        assert!(status.message().contains("panicked"), "{status:?}");
+        sleep(MINUTE).await;
+        assert_paced(counted, "connector");
+        pool.close();
+    }
 }

@@ -23,6 +23,7 @@ use crate::grpc::link::request_body::RequestBody;
 use crate::grpc::link::tap::WhileOpen;
 use crate::grpc::link::{Link, LinkPhase};
 use crate::grpc::options::YEAR;
+use crate::grpc::runtime;
 use crate::grpc::server::slowed;
 use crate::primitive::{Arc, Weak};
 
@@ -53,7 +54,7 @@ pub(super) fn run(owner: &Arc<Shared>, settings: Arc<Settings>) -> impl Future<O
                             Some(pause) => (pause, lost_at_once(&settings)),
                             None => {
                                 let pause = pauses.next();
-                                match attempts(&guard.owner, &settings, None, pause, &news).await {
+                                match attempts_caught(&guard.owner, &settings, None, pause, &news).await {
                                     Ok(_) => return guard.finish(),
                                     Err(error) => (pause, error),
                                 }
@@ -105,7 +106,8 @@ async fn dial_through_gate(
             Entry::Failed(error) => error,
             Entry::Turn(turn) => {
                 let pooled = Pooled { group, place, turn: &turn };
-                let result = attempts(&guard.owner, settings, Some(pooled), Duration::ZERO, &news).await;
+                let result =
+                    attempts_caught(&guard.owner, settings, Some(pooled), Duration::ZERO, &news).await;
                 match result {
                     Ok(Ok(())) => return guard.finish(),
                     // The connection is up and stays; to the others it is an outage as any.
@@ -200,6 +202,23 @@ impl From<Error> for Missed {
     fn from(error: Error) -> Self {
         Missed::Failed(error)
     }
+}
+
+/// As [`attempts`], where a panic is a failure: of tokio on a runtime without I/O, or of a user's connector. A dial task that
+/// panicked would leave its connection Idle, to be dialed again at once.
+async fn attempts_caught(
+    owner: &Weak<Shared>,
+    settings: &Arc<Settings>,
+    pooled: Option<Pooled<'_>>,
+    backoff: Duration,
+    news: &watch::Receiver<News>,
+) -> Result<Verdict, Error> {
+    let panicked = |text: String| Error::Dial {
+        target: Arc::clone(&settings.target.text),
+        phase: DialPhase::Connect,
+        source: Arc::new(io::Error::other(text)),
+    };
+    runtime::caught(attempts(owner, settings, pooled, backoff, news), panicked).await?
 }
 
 /// An attempt; and another, within its time, if that is lost: that is no failure, but a connection that was Ready for no

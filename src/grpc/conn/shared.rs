@@ -20,7 +20,6 @@ use std::fmt;
 use std::time::Duration;
 
 use hyper::client::conn::http2::SendRequest;
-use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
@@ -34,6 +33,7 @@ use crate::grpc::error::{DialPhase, Error, with_causes};
 use crate::grpc::group::{Group, bump};
 use crate::grpc::link::request_body::RequestBody;
 use crate::grpc::link::{Link, LinkPhase, Observer};
+use crate::grpc::runtime;
 use crate::grpc::server::Server;
 use crate::grpc::trace::trace_event;
 use crate::primitive::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
@@ -352,7 +352,7 @@ impl Shared {
     /// Makes sure that a dial is under way, if one is due: on the runtime of the caller.
     pub(in crate::grpc) fn dial(self: &Arc<Self>) -> Result<(), Error> {
         let settings = self.settings.as_ref().map_err(Error::clone)?;
-        let runtime = Handle::try_current().map_err(|_| Error::NoRuntime)?;
+        let runtime = runtime::current()?;
         let begin = self.update(|inner| {
             inner.asked = Instant::now();
             match inner.phase {

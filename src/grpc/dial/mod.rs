@@ -153,7 +153,8 @@ async fn connect(way: &Way<'_>, progress: &Progress) -> Result<BoxedIo, BoxError
         Some(connector) => {
             progress.at(DialPhase::Connect);
             // Code of a user, in a task that others wait for.
-            let connecting = AssertUnwindSafe(connector.connect(way.uri.clone())).catch_unwind();
+            let connecting =
+                AssertUnwindSafe(async { connector.connect(way.uri.clone()).await }).catch_unwind();
             connecting.await.map_err(|_| "the connector panicked")??
         }
     };
