@@ -95,7 +95,7 @@ const GRPC_MAY_IMPORT: &[(&str, &[&str])] = &[
     ("conn", &["dial", "link", "server", "group"]),
     ("call", &["conn", "dial", "link"]),
     ("client_pool", &["call", "conn", "group"]),
-    ("stream_pool", &["call", "conn", "link", "group"]),
+    ("stream_pool", &["call", "conn", "dial", "link", "group"]),
     ("observe", &["conn", "link"]),
 ];
 
