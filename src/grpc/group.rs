@@ -8,19 +8,21 @@ use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::ops::Bound;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
 use super::conn::ClientConn;
+use super::conn::membership::{Membership, Pool};
 use super::conn::shared::Shared;
+use super::counters::{Counters, bump};
 use super::options::Backoff;
 use super::server::Server;
-use crate::primitive::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use crate::primitive::atomic::{AtomicBool, Ordering};
 use crate::primitive::{Arc, Mutex, OnceLock, Weak};
 
 pub(crate) struct Group {
     /// What its connections have learned of their server.
     pub(crate) server: Arc<Server>,
-    pub(crate) counters: Counters,
+    pub(crate) counters: Arc<Counters>,
     limit: Option<Limit>,
     members: Mutex<Members>,
     /// Who wants to know when a member's state or limit has changed.
@@ -71,64 +73,6 @@ pub(crate) enum Return {
     LetGo,
 }
 
-/// Events, each counted where it happens. Relaxed throughout: they are read for reports, nothing follows from
-/// one having another value than the next.
-#[derive(Debug, Default)]
-pub(crate) struct Counters {
-    pub(crate) made: AtomicU64,
-    /// Made, and neither discarded nor released. Counted by itself, so that the sum can be checked.
-    pub(crate) alive: AtomicUsize,
-    /// Taken out of the stock, and not handed out.
-    pub(crate) passed_over: AtomicU64,
-    pub(crate) shared: AtomicU64,
-    pub(crate) released: AtomicU64,
-    pub(crate) dials: AtomicU64,
-    pub(crate) failed_dials: AtomicU64,
-    pub(crate) discards: [AtomicU64; 4],
-    open: AtomicUsize,
-    peak_open: AtomicUsize,
-}
-
-pub(crate) fn bump(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
-}
-
-pub(crate) fn read(counter: &AtomicU64) -> u64 {
-    counter.load(Ordering::Relaxed)
-}
-
-impl Counters {
-    pub(crate) fn alive(&self) -> usize {
-        self.alive.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn open(&self) -> usize {
-        self.open.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn peak_open(&self) -> usize {
-        self.peak_open.load(Ordering::Relaxed)
-    }
-}
-
-/// One open socket of a pool, for as long as this lives.
-pub(crate) struct OpenSocket(Arc<Group>);
-
-impl OpenSocket {
-    pub(crate) fn new(group: &Arc<Group>) -> Self {
-        let counters = &group.counters;
-        let now = counters.open.fetch_add(1, Ordering::Relaxed) + 1;
-        counters.peak_open.fetch_max(now, Ordering::Relaxed);
-        OpenSocket(Arc::clone(group))
-    }
-}
-
-impl Drop for OpenSocket {
-    fn drop(&mut self) {
-        self.0.counters.open.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 impl Group {
     pub(crate) fn new(redial: Backoff, limit: Option<NonZeroUsize>) -> Arc<Self> {
         let limit = limit.map(|connections| Limit {
@@ -137,7 +81,7 @@ impl Group {
         });
         Arc::new(Group {
             server: Arc::new(Server::new(redial)),
-            counters: Counters::default(),
+            counters: Arc::default(),
             limit,
             closed: AtomicBool::new(false),
             members: Mutex::new(Members::default()),
@@ -150,49 +94,29 @@ impl Group {
         let _ = self.watcher.set(watcher);
     }
 
-    pub(crate) fn changed(&self, member: u64) {
-        if let Some(watcher) = self.watcher.get().and_then(Weak::upgrade) {
-            watcher.changed(member);
-        }
-    }
-
-    /// A place for one more socket; waits until a socket that is being closed is gone. Cancel safe.
-    pub(crate) async fn socket_place(&self) -> Option<OwnedSemaphorePermit> {
-        match &self.limit {
-            // The semaphore is never closed.
-            Some(limit) => Arc::clone(&limit.sockets).acquire_owned().await.ok(),
-            None => None,
-        }
-    }
-
-    /// Makes a member, unless there are as many as may be. `make` is told its number, and whether the pool is closed.
-    pub(crate) fn try_join(&self, make: impl FnOnce(u64, bool) -> Arc<Shared>) -> Option<ClientConn> {
+    /// Makes a member, unless there are as many as may be. `make` gets its membership, and whether the pool is closed.
+    pub(crate) fn try_join(
+        self: &Arc<Self>,
+        make: impl FnOnce(Membership, bool) -> Arc<Shared>,
+    ) -> Option<ClientConn> {
         let mut members = self.members.lock();
         if self.limit.as_ref().is_some_and(|limit| members.list.len() >= limit.connections.get()) {
             return None;
         }
         members.last_id += 1;
         let id = members.last_id;
-        let shared = make(id, members.closed);
+        let membership = Membership {
+            id,
+            pool: Arc::clone(self) as Arc<dyn Pool>,
+            server: Arc::clone(&self.server),
+            counters: Arc::clone(&self.counters),
+            sockets: self.limit.as_ref().map(|limit| Arc::clone(&limit.sockets)),
+        };
+        let shared = make(membership, members.closed);
         members.list.insert(id, Member { conn: Arc::downgrade(&shared), out: 1, stocked: false });
         bump(&self.counters.made);
         self.counters.alive.fetch_add(1, Ordering::Relaxed);
         Some(ClientConn::from_shared(shared))
-    }
-
-    /// The member is shut down: it no longer counts against the limit.
-    pub(crate) fn shut_down(&self, id: u64) {
-        let mut members = self.members.lock();
-        if let Some(member) = members.list.remove(&id) {
-            members.shut_down.insert(id, member.conn);
-        }
-    }
-
-    /// The member is gone.
-    pub(crate) fn forget(&self, id: u64) {
-        let mut members = self.members.lock();
-        members.list.remove(&id);
-        members.shut_down.remove(&id);
     }
 
     /// The member left the pool's stock for one more caller.
@@ -291,5 +215,27 @@ impl Group {
         self.closed.store(true, Ordering::Release);
         let conns = members.list.values().map(|member| &member.conn).chain(members.shut_down.values());
         conns.filter_map(Weak::upgrade).map(ClientConn::from_shared).collect()
+    }
+}
+
+impl Pool for Group {
+    fn changed(&self, member: u64) {
+        if let Some(watcher) = self.watcher.get().and_then(Weak::upgrade) {
+            watcher.changed(member);
+        }
+    }
+
+    /// It no longer counts against the limit.
+    fn shut_down(&self, member: u64) {
+        let mut members = self.members.lock();
+        if let Some(entry) = members.list.remove(&member) {
+            members.shut_down.insert(member, entry.conn);
+        }
+    }
+
+    fn forget(&self, member: u64) {
+        let mut members = self.members.lock();
+        members.list.remove(&member);
+        members.shut_down.remove(&member);
     }
 }

@@ -28,6 +28,7 @@ mod call;
 mod client_pool;
 mod config;
 mod conn;
+mod counters;
 mod dial;
 mod error;
 mod global;

@@ -6,6 +6,7 @@ mod node;
 mod recycle;
 
 use std::fmt;
+use std::mem::MaybeUninit;
 
 pub use self::config::PoolConfig;
 pub use self::guard::{OwnedPooled, Pooled};
@@ -271,7 +272,9 @@ impl<T: Send, F> SyncPool<T, F> {
     /// As [`try_get`](Self::try_get), by value.
     #[inline]
     pub fn try_take(&self) -> Option<T> {
-        self.nodes.take_object()
+        let mut object = MaybeUninit::uninit();
+        // SAFETY: the object is there if the store says so.
+        self.nodes.take_object(&mut object).then(|| unsafe { object.assume_init() })
     }
 
     /// Takes an object under a guard, or makes one with `make`, which may capture what a factory cannot.
@@ -324,10 +327,12 @@ impl<T: Send, F> SyncPool<T, F> {
     /// As [`get_or_else`](Self::get_or_else).
     #[inline]
     pub fn take_or_else(&self, make: impl FnOnce() -> T) -> T {
-        match self.nodes.take_object() {
-            Some(object) => object,
-            None => self.make(make),
+        let mut object = MaybeUninit::uninit();
+        if !self.nodes.take_object(&mut object) {
+            object.write(self.make(make));
         }
+        // SAFETY: the store has moved an object there, or `make` has made one.
+        unsafe { object.assume_init() }
     }
 
     /// As [`get_or_else`](Self::get_or_else), with a guard that keeps the pool alive.

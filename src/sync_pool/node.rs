@@ -79,16 +79,11 @@ impl<T> NodeBox<T> {
         ManuallyDrop::new(self).node.as_ptr()
     }
 
-    /// Moves the object out.
-    #[inline]
-    fn take(self) -> (T, Blank<T>) {
-        let node = self.into_node();
-        // SAFETY: the node holds an object, and from here on it does not.
-        (unsafe { place::<T>(node).read() }, Blank(node, PhantomData))
-    }
-
     pub(super) fn into_object(self) -> T {
-        self.take().0
+        let node = self.into_node();
+        let _blank = Blank::<T>(node, PhantomData);
+        // SAFETY: the node holds an object, and from here on it does not.
+        unsafe { place::<T>(node).read() }
     }
 }
 
@@ -173,6 +168,32 @@ unsafe fn free_node<T>(node: Node) {
     drop(Blank::<T>(node, PhantomData));
 }
 
+/// Moves an object, a small one word by word.
+///
+/// The fields of a `Vec` or a `String` were written one by one, a moment ago. A copy with wider loads, which the compiler
+/// prefers, has to wait until those stores have reached the cache, because a processor forwards a store to a load only if
+/// the store covers all of the load: 18 ns for a take and put of two words, against 14 ns word by word.
+///
+/// # Safety
+///
+/// As for `ptr::copy_nonoverlapping` of one object.
+#[inline(always)]
+unsafe fn move_object<T>(from: *const T, to: *mut T) {
+    // Padding and pointers stay what they are.
+    type Word = MaybeUninit<usize>;
+    let has_words = align_of::<T>() >= align_of::<Word>() && size_of::<T>() <= LINE;
+    if has_words {
+        for word in 0..size_of::<T>() / size_of::<Word>() {
+            // SAFETY: the size of a type is a multiple of its alignment, so these words are the object, and each is
+            // aligned. Volatile, so that the loads stay apart.
+            unsafe { to.cast::<Word>().add(word).write(from.cast::<Word>().add(word).read_volatile()) }
+        }
+    } else {
+        // SAFETY: the caller's promise.
+        unsafe { ptr::copy_nonoverlapping(from, to, 1) }
+    }
+}
+
 /// A [`Store`] whose nodes all hold a `T`.
 pub(super) struct Nodes<T: Send> {
     store: Store,
@@ -206,18 +227,15 @@ impl<T: Send> Nodes<T> {
         self.store.put(node.into_node());
     }
 
-    /// As `take`, but moves the object out.
+    /// As `take`, but moves the object out, into `object`; returns whether there was one.
+    ///
+    /// It does not return an `Option<T>`, because a field of the object says whether that is `None`: to test it the compiler
+    /// moves the object in pieces, and a take and put of a `Vec` costs 23 ns instead of 10, for the reason in [`move_object`].
     #[inline(always)]
-    pub(super) fn take_object(&self) -> Option<T> {
-        let mut object = MaybeUninit::uninit();
+    pub(super) fn take_object(&self, object: &mut MaybeUninit<T>) -> bool {
         // SAFETY: every node in the store holds a `T`, and the store calls this for one that it keeps as a blank.
-        let read = |node| unsafe { ptr::copy_nonoverlapping(place::<T>(node), object.as_mut_ptr(), 1) };
-        if self.store.take_value(read) {
-            // SAFETY: it was called.
-            Some(unsafe { object.assume_init() })
-        } else {
-            None
-        }
+        let read = |node| unsafe { move_object(place::<T>(node), object.as_mut_ptr()) };
+        self.store.take_value(read)
     }
 
     /// As `put`, of an object that has no node.
@@ -225,7 +243,7 @@ impl<T: Send> Nodes<T> {
     pub(super) fn put_object(&self, object: T) {
         let object = ManuallyDrop::new(object);
         // SAFETY: the node is a blank with room for a `T`. This is called once, and from then on the object is in the node.
-        let write = |node| unsafe { ptr::copy_nonoverlapping(&raw const *object, place::<T>(node), 1) };
+        let write = |node| unsafe { move_object(&raw const *object, place::<T>(node)) };
         self.store.put_value(write, || Blank::<T>::allocate().into_node());
     }
 
@@ -241,9 +259,13 @@ impl<T: Send> Nodes<T> {
     /// Moves an object out of a node that is not in the store, and keeps the node for another.
     #[inline]
     pub(super) fn detach(&self, node: NodeBox<T>) -> T {
-        let (object, blank) = node.take();
-        self.store.put_blank(blank.into_node());
-        object
+        let node = node.into_node();
+        let mut object = MaybeUninit::<T>::uninit();
+        // SAFETY: the node holds an object, which is moved out: from here on it is a blank.
+        unsafe { move_object(place::<T>(node), object.as_mut_ptr()) };
+        self.store.put_blank(node);
+        // SAFETY: it was moved here.
+        unsafe { object.assume_init() }
     }
 
     pub(super) fn age(&self) {

@@ -18,10 +18,12 @@ use std::num::NonZeroUsize;
 pub use self::guard::PooledConn;
 pub use self::stats::{ClientPoolStats, Discards};
 use super::config::{Options, Settings, connection_options};
+use super::conn::membership::Pool;
 use super::conn::shared::Shared;
 use super::conn::{ClientConn, ConnectivityState};
+use super::counters::bump;
 use super::error::Error;
-use super::group::{Group, Return, bump};
+use super::group::{Group, Return};
 use super::options::Backoff;
 use super::trace::trace_event;
 use crate::aging::{Ageable, sealed};
@@ -187,9 +189,9 @@ impl ClientPool {
     #[inline(never)]
     fn make_or_share(&self) -> Option<(ClientConn, ConnectivityState)> {
         let Inner { settings, group, .. } = &*self.inner;
-        let new = group.try_join(|id, closed| {
+        let new = group.try_join(|membership, closed| {
             let settings = if closed { Err(Error::Closed) } else { settings.clone() };
-            Shared::new(settings, Some((Arc::clone(group), id)))
+            Shared::new(settings, Some(membership))
         });
         match new {
             Some(conn) => Some((conn, ConnectivityState::Idle)),
@@ -281,7 +283,7 @@ impl Ageable for &'static ClientPool {
     }
 }
 
-/// Where a broken connection was found. The values index [`Counters::discards`](super::group::Counters).
+/// Where a broken connection was found. The values index [`Counters::discards`](super::counters::Counters).
 #[derive(Clone, Copy, Debug)]
 pub(super) enum When {
     Get = 0,

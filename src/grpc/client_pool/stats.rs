@@ -1,6 +1,6 @@
 //! A snapshot of a pool's counters.
 
-use crate::grpc::group::{Counters, read};
+use crate::grpc::counters::{Counters, read};
 use crate::stats::Stats;
 
 /// What a [`ClientPool`](super::ClientPool) has done so far, and what it has now.

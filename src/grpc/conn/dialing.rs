@@ -9,15 +9,16 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::driver;
 use super::health::{Health, Verdict};
+use super::membership::Membership;
 use super::shared::{News, Shared, Transport};
 use super::state::ConnectivityState;
 use crate::grpc::config::Settings;
+use crate::grpc::counters::{OpenSocket, bump};
 use crate::grpc::dial::backoff::Pauses;
 use crate::grpc::dial::connector::BoxError;
 use crate::grpc::dial::gate::{Entry, Turn};
 use crate::grpc::dial::{Progress, Way, establish};
 use crate::grpc::error::{DialPhase, Error};
-use crate::grpc::group::{Group, OpenSocket, bump};
 use crate::grpc::link::one_task::OneTask;
 use crate::grpc::link::request_body::RequestBody;
 use crate::grpc::link::tap::WhileOpen;
@@ -38,12 +39,12 @@ pub(super) fn run(owner: &Arc<Shared>, settings: Arc<Settings>) -> impl Future<O
     let news = owner.news();
     let retry_now = Arc::clone(&owner.retry_now);
     let guard = DialGuard { owner: Arc::downgrade(owner), finished: false };
-    let group = owner.group().cloned();
+    let membership = owner.membership().cloned();
     async move {
         let mut ended = news.clone();
         let dial = async {
-            match group {
-                Some(group) => dial_through_gate(guard, &settings, &group, news).await,
+            match membership {
+                Some(membership) => dial_through_gate(guard, &settings, &membership, news).await,
                 None => {
                     let mut guard = guard;
                     let mut pauses = Pauses::new(settings.tuning.backoff);
@@ -97,29 +98,29 @@ pub(super) fn run(owner: &Arc<Shared>, settings: Arc<Settings>) -> impl Future<O
 async fn dial_through_gate(
     mut guard: DialGuard,
     settings: &Arc<Settings>,
-    group: &Arc<Group>,
+    membership: &Membership,
     news: watch::Receiver<News>,
 ) {
-    let error = match socket_place(settings, group).await {
+    let error = match socket_permit(settings, membership).await {
         Err(error) => error,
-        Ok(place) => match group.server.gate.enter().await {
+        Ok(place) => match membership.server.gate.enter().await {
             Entry::Failed(error) => error,
             Entry::Turn(turn) => {
-                let pooled = Pooled { group, place, turn: &turn };
+                let pooled = Pooled { membership, place, turn: &turn };
                 let result =
                     attempts_caught(&guard.owner, settings, Some(pooled), Duration::ZERO, &news).await;
                 match result {
                     Ok(Ok(())) => return guard.finish(),
                     // The connection is up and stays; to the others it is an outage as any.
                     Ok(Err(error)) => {
-                        bump(&group.counters.failed_dials);
+                        bump(&membership.counters.failed_dials);
                         turn.failed(error);
                         return guard.finish();
                     }
                     // Closed on this side meanwhile: that says nothing of the server, so the turn is not settled.
                     Err(_) if !guard.owner.upgrade().is_some_and(|owner| owner.is_open()) => return,
                     Err(error) => {
-                        bump(&group.counters.failed_dials);
+                        bump(&membership.counters.failed_dials);
                         turn.failed(error.clone());
                         error
                     }
@@ -135,12 +136,12 @@ async fn dial_through_gate(
 
 /// Before the gate, so that who waits for a place holds no turn: it is free at once, but for the moment in which a closed
 /// socket goes, or where somebody holds on to a connection that is not his.
-async fn socket_place(
+async fn socket_permit(
     settings: &Settings,
-    group: &Arc<Group>,
+    membership: &Membership,
 ) -> Result<Option<OwnedSemaphorePermit>, Error> {
     let budget = settings.tuning.connect_timeout.unwrap_or(ATTEMPT);
-    timeout(budget, group.socket_place()).await.map_err(|_| Error::Dial {
+    timeout(budget, membership.socket_permit()).await.map_err(|_| Error::Dial {
         target: Arc::clone(&settings.target.text),
         phase: DialPhase::Connect,
         source: Arc::new(timed_out(format!("no socket of max_connections was free within {budget:?}"))),
@@ -159,7 +160,7 @@ fn timed_out(what: String) -> io::Error {
 
 /// What a connection of a pool brings to its attempt.
 struct Pooled<'a> {
-    group: &'a Arc<Group>,
+    membership: &'a Membership,
     place: Option<OwnedSemaphorePermit>,
     turn: &'a Turn<'a>,
 }
@@ -267,9 +268,9 @@ async fn attempt(
         };
         (owner.new_link(), Arc::clone(&owner.server), way)
     };
-    let group = pooled.as_ref().map(|pooled| pooled.group);
-    if let Some(group) = group {
-        bump(&group.counters.dials);
+    let counters = pooled.as_ref().map(|pooled| &pooled.membership.counters);
+    if let Some(counters) = counters {
+        bump(&counters.dials);
     }
     // Whatever becomes of the attempt, its socket does not stay.
     let cut = KillOnDrop(Some(Arc::clone(&link)));
@@ -278,7 +279,7 @@ async fn attempt(
         let target = Arc::clone(&settings.target.text);
         Error::Dial { target, phase: progress.phase(), source: Arc::from(source) }
     };
-    let open = group.map(|group| Box::new(OpenSocket::new(group)) as WhileOpen);
+    let open = counters.map(|counters| Box::new(OpenSocket::new(counters)) as WhileOpen);
     let up = async {
         let (send, mut conn) = match establish(&way, &link, open, &progress).await {
             Ok(established) => established,

@@ -4,6 +4,8 @@ mod dialing;
 mod driver;
 mod health;
 pub(in crate::grpc) mod lease;
+mod machine;
+pub(in crate::grpc) mod membership;
 pub(crate) mod shared;
 mod state;
 

@@ -1,22 +1,25 @@
-//! The one truth about a connection, behind every handle of it.
+//! The shell of a connection's [state machine](super::machine), behind every handle of it.
 //!
 //! # Protocol
 //!
-//! * [`Inner`] is the truth and changes only in [`Shared::update`], under its lock. An update then publishes it twice: in
-//!   `state`, an atomic mirror that is stored under the lock, so that it is never older than the lock's
-//!   last release; and in `news`, a watch channel, after the lock is released (its wakers are foreign code). Each
-//!   update carries a number, so that news which overtook each other on the way are not told in the wrong order.
+//! * [`Inner`] changes only in [`Shared::update`], under its lock: the machine applies one event. The shell then publishes
+//!   the state twice: in `state`, an atomic mirror that is stored under the lock, so that it is never older than the lock's
+//!   last release; and in `updates`, a watch channel, after the lock is released, because its wakers are foreign code. Each
+//!   update carries a number, so that a later one is not overwritten by an earlier one that overtook it. What an event
+//!   has replaced is dropped after the lock, too: a drop wakes tasks.
 //! * **Handles** are the strong counts of `Arc<Shared>`: the `ClientConn`s, the calls under way and their
-//!   response bodies. Tasks, sockets and pools' lists hold a `Weak`. So the last handle's drop drops `Shared`,
-//!   and with it hyper's request sender, upon which hyper takes leave of the server and closes the socket, and the
-//!   `news` channel, which tells the tasks.
-//! * **Dialling** is one task at most (`Inner::dialing`), on the runtime of the call that wanted it. A task that
-//!   is dropped with its runtime leaves by its guard: the state is Idle again, and whoever waits dials anew.
+//!   response bodies. Tasks, sockets and pools' lists hold a `Weak`. So the drop of the last handle drops `Shared`,
+//!   and with it hyper's request sender, upon which hyper sends GOAWAY and closes the socket, and the
+//!   `updates` channel, whose end the tasks see.
+//! * **Dialing** is one task at most (an invariant of the machine), on the runtime of the call that wanted it. The guard of a
+//!   task that is dropped with its runtime reports that it ended without an outcome: the state is Idle again, and callers that
+//!   wait dial anew.
 //! * A **link** (one socket) is current from [`connected`](Shared::connected) to the first of: the tap saw GOAWAY or
 //!   the end of the socket, the driver found it idle, hyper gave a request back, a pool gave it up because its server does not
-//!   serve. A link that is no longer current ends with its streams; `close` alone cuts it.
+//!   serve. A link that is no longer current ends with its streams; only `close` cuts it.
 
 use std::fmt;
+use std::io;
 use std::time::Duration;
 
 use hyper::client::conn::http2::SendRequest;
@@ -26,11 +29,13 @@ use tokio::time::Instant;
 use super::dialing::{self, Missed};
 use super::health::Verdict;
 use super::lease::{CallGuard, Lease};
+use super::machine::{self, Effects, Event, Machine, Outcome, Phase, Up};
+use super::membership::{Membership, Pool};
 use super::state::ConnectivityState;
 use crate::grpc::config::Settings;
+use crate::grpc::counters::bump;
 use crate::grpc::dial::backoff::Life;
 use crate::grpc::error::{DialPhase, Error, with_causes};
-use crate::grpc::group::{Group, bump};
 use crate::grpc::link::request_body::RequestBody;
 use crate::grpc::link::{Link, LinkPhase, Observer};
 use crate::grpc::runtime;
@@ -45,8 +50,8 @@ const MAX_WAITS: usize = 4;
 pub(crate) struct Shared {
     /// An error here is the answer to every call: the connection of a pool that could not be configured.
     pub(in crate::grpc) settings: Result<Arc<Settings>, Error>,
-    /// The pool this belongs to, and its number there.
-    group: Option<(Arc<Group>, u64)>,
+    /// Where it belongs to a pool.
+    membership: Option<Membership>,
     /// Mirror of `inner.phase`, for `state()`.
     state: AtomicU8,
     inner: Mutex<Inner>,
@@ -64,16 +69,8 @@ pub(crate) struct Shared {
 }
 
 struct Inner {
-    phase: Phase,
-    /// Whether a dial task exists. It clears this, or its guard does.
-    dialing: bool,
-    /// Dials that came to an outcome.
-    attempts: u64,
-    /// When a call, or `connect`, last asked for a connection and there was none.
-    asked: Instant,
-    /// What the last one failed with, and which it was: for calls that waited for it, whatever became of the state.
-    last_failure: Option<(u64, Error)>,
-    /// Stepped by each update.
+    machine: Machine<Transport, Error>,
+    /// Incremented by each update.
     updates: u64,
     last_link: u64,
     /// Sockets that may still be open, the current one included.
@@ -96,46 +93,6 @@ impl Drop for Waiting<'_> {
     }
 }
 
-enum Phase {
-    Idle,
-    Connecting,
-    Ready(Transport),
-    /// The link is up, and its server says that it does not serve: with what calls are told. Until it says otherwise, or the
-    /// link is lost.
-    NotServing(Transport, Error),
-    /// Sticky: stays while the dial task tries again.
-    Failed(Error),
-    /// For good; with what calls are told.
-    Shutdown(Error),
-}
-
-impl Phase {
-    fn state(&self) -> ConnectivityState {
-        match self {
-            Phase::Idle => ConnectivityState::Idle,
-            Phase::Connecting => ConnectivityState::Connecting,
-            Phase::Ready(_) => ConnectivityState::Ready,
-            Phase::NotServing(..) | Phase::Failed(_) => ConnectivityState::TransientFailure,
-            Phase::Shutdown(_) => ConnectivityState::Shutdown,
-        }
-    }
-
-    /// With a link, whose server says this of itself.
-    fn up(transport: Transport, verdict: Verdict) -> Phase {
-        match verdict {
-            Ok(()) => Phase::Ready(transport),
-            Err(error) => Phase::NotServing(transport, error),
-        }
-    }
-
-    fn transport(&self) -> Option<&Transport> {
-        match self {
-            Phase::Ready(transport) | Phase::NotServing(transport, _) => Some(transport),
-            _ => None,
-        }
-    }
-}
-
 /// What the watch channel carries.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct News {
@@ -154,10 +111,13 @@ pub(super) struct Transport {
 }
 
 impl Shared {
-    pub(crate) fn new(settings: Result<Arc<Settings>, Error>, group: Option<(Arc<Group>, u64)>) -> Arc<Self> {
+    pub(in crate::grpc) fn new(
+        settings: Result<Arc<Settings>, Error>,
+        membership: Option<Membership>,
+    ) -> Arc<Self> {
         let state = ConnectivityState::Idle;
-        let server = match (&group, &settings) {
-            (Some((group, _)), _) => Arc::clone(&group.server),
+        let server = match (&membership, &settings) {
+            (Some(membership), _) => Arc::clone(&membership.server),
             (None, settings) => {
                 let backoff = settings.as_ref().map(|settings| settings.tuning.backoff);
                 Arc::new(Server::new(backoff.unwrap_or_default()))
@@ -165,14 +125,10 @@ impl Shared {
         };
         Arc::new(Shared {
             settings,
-            group,
+            membership,
             state: AtomicU8::new(state as u8),
             inner: Mutex::new(Inner {
-                phase: Phase::Idle,
-                dialing: false,
-                attempts: 0,
-                asked: Instant::now(),
-                last_failure: None,
+                machine: Machine::new(now()),
                 updates: 0,
                 last_link: 0,
                 links: Vec::new(),
@@ -196,42 +152,57 @@ impl Shared {
         self.news.subscribe()
     }
 
-    pub(super) fn group(&self) -> Option<&Arc<Group>> {
-        self.group.as_ref().map(|(group, _)| group)
+    pub(super) fn membership(&self) -> Option<&Membership> {
+        self.membership.as_ref()
     }
 
-    /// Changes the truth and publishes it. What `change` takes out of `Inner` it must return, so that it is
-    /// dropped by the caller, after the lock: a drop wakes tasks.
-    fn update<R>(&self, change: impl FnOnce(&mut Inner) -> R) -> R {
+    /// Applies one event, and publishes the state that it leads to. `event` is made under the lock, so that what it says of
+    /// a link holds when it is applied.
+    fn update(&self, event: impl FnOnce(&Inner) -> Event<Transport, Error>) -> Effects<Transport, Error> {
         let mut inner = self.inner.lock();
-        let before = inner.phase.state();
-        let result = change(&mut inner);
+        let event = event(&inner);
+        let effects = inner.machine.apply(event, now());
+        let lost = match &effects.released {
+            _ if !effects.in_doubt => None,
+            Some(Phase::Ready(up) | Phase::NotServing(up, _)) => Some(life(&up.transport.link)),
+            // The link stays, and its server does not serve.
+            _ => inner.machine.current().map(|up| life(&up.transport.link)),
+        };
         inner.updates += 1;
         let news = News {
-            state: inner.phase.state(),
-            dialing: inner.dialing || matches!(inner.phase, Phase::NotServing(..)),
-            attempts: inner.attempts,
+            state: effects.to,
+            dialing: inner.machine.is_in_progress(),
+            attempts: inner.machine.attempts(),
             update: inner.updates,
         };
         self.state.store(news.state as u8, Ordering::Release);
         drop(inner);
-        self.news.send_if_modified(|told| {
-            let newer = news.update > told.update;
+        self.news.send_if_modified(|published| {
+            let newer = news.update > published.update;
             if newer {
-                *told = news;
+                *published = news;
             }
             newer
         });
-        if before != news.state {
-            trace_event!("connectivity changed", target = self.target(), from = before, to = news.state);
-            self.tell_group();
+        // Before the pool is notified, which may dial another: that one must find the gate closed.
+        if let Some(life) = lost {
+            self.server.lost(life);
         }
-        result
+        if effects.from != effects.to {
+            trace_event!(
+                "connectivity changed",
+                target = self.target(),
+                from = effects.from,
+                to = effects.to
+            );
+            self.notify_pool();
+        }
+        effects
     }
 
-    fn tell_group(&self) {
-        if let Some((group, id)) = &self.group {
-            group.changed(*id);
+    fn notify_pool(&self) {
+        if let Some(Membership { pool, id, .. }) = &self.membership {
+            pool.changed(*id);
         }
     }
 
@@ -316,7 +287,7 @@ impl Shared {
 
     fn in_vain(&self) -> Error {
         let text = "the connection was lost, or its dial ended without an outcome, each time it was awaited";
-        self.dial_error(DialPhase::Connect, std::io::Error::other(text))
+        self.dial_error(DialPhase::Connect, io::Error::other(text))
     }
 
     /// A lease if there is a connection. In TransientFailure: the error, for a connection that paces itself or is up, at once;
@@ -324,28 +295,14 @@ impl Shared {
     /// `waited_from`; else the caller waits for the next attempt.
     fn try_lease(self: &Arc<Self>, waited_from: Option<u64>) -> Found {
         let mut inner = self.inner.lock();
-        if !matches!(inner.phase, Phase::Ready(_)) {
-            inner.asked = Instant::now();
-        }
-        match &inner.phase {
-            Phase::Ready(Transport { send, link }) => {
+        match inner.machine.look(waited_from, self.membership.is_none(), now()) {
+            machine::Found::Transport(Transport { send, link }) => {
                 link.begin_call();
-                let (owner, link) = (Arc::clone(self), Arc::clone(link));
-                let call = CallGuard::new(owner, link);
+                let call = CallGuard::new(Arc::clone(self), Arc::clone(link));
                 Found::Lease(Lease { send: send.clone(), call })
             }
-            Phase::NotServing(_, error) | Phase::Shutdown(error) => Found::Failed(error.clone()),
-            Phase::Failed(error)
-                if self.group.is_none() || waited_from.is_some_and(|from| from != inner.attempts) =>
-            {
-                Found::Failed(error.clone())
-            }
-            _ if let (Some(from), Some((attempt, error))) = (waited_from, &inner.last_failure)
-                && *attempt > from =>
-            {
-                Found::Failed(error.clone())
-            }
-            _ => Found::Nothing { attempts: inner.attempts },
+            machine::Found::Failed(error) => Found::Failed(error),
+            machine::Found::Nothing { attempts } => Found::Nothing { attempts },
         }
     }
 
@@ -353,16 +310,7 @@ impl Shared {
     pub(in crate::grpc) fn dial(self: &Arc<Self>) -> Result<(), Error> {
         let settings = self.settings.as_ref().map_err(Error::clone)?;
         let runtime = runtime::current()?;
-        let begin = self.update(|inner| {
-            inner.asked = Instant::now();
-            match inner.phase {
-                Phase::Ready(_) | Phase::NotServing(..) | Phase::Shutdown(_) => return false,
-                Phase::Idle if !inner.dialing => inner.phase = Phase::Connecting,
-                _ => {}
-            }
-            !std::mem::replace(&mut inner.dialing, true)
-        });
-        if begin {
+        if self.update(|_| Event::Wanted).start_dial {
             // The guard is inside before the task is born: a runtime that is shutting down drops the task at once.
             drop(runtime.spawn(dialing::run(self, Arc::clone(settings))));
         }
@@ -382,13 +330,12 @@ impl Shared {
     /// A new link, known to `close`.
     pub(super) fn new_link(self: &Arc<Self>) -> Arc<Link> {
         let owner: Weak<dyn Observer> = Arc::downgrade(self) as Weak<dyn Observer>;
-        self.update(|inner| {
-            inner.links.retain(|link| link.strong_count() > 0);
-            inner.last_link += 1;
-            let link = Link::new(inner.last_link, owner);
-            inner.links.push(Arc::downgrade(&link));
-            link
-        })
+        let mut inner = self.inner.lock();
+        inner.links.retain(|link| link.strong_count() > 0);
+        inner.last_link += 1;
+        let link = Link::new(inner.last_link, owner);
+        inner.links.push(Arc::downgrade(&link));
+        link
     }
 
     /// The dial came through: Ready, or TransientFailure if the server does not serve; unless the link is already no good, or
@@ -396,58 +343,34 @@ impl Shared {
     pub(super) fn connected(&self, transport: Transport, verdict: Verdict) -> Result<(), Missed> {
         let failure = verdict.clone().err();
         self.trace_not_serving(failure.as_ref());
-        let outcome = self.update(|inner| {
-            if matches!(inner.phase, Phase::Shutdown(_)) {
-                return Err((Missed::Failed(Error::Closed), transport));
-            }
-            if transport.link.phase() != LinkPhase::Open {
-                let lost =
-                    std::io::Error::new(std::io::ErrorKind::ConnectionReset, "lost at once after SETTINGS");
-                return Err((Missed::Lost(self.dial_error(DialPhase::Settings, lost)), transport));
-            }
-            inner.dialing = false;
-            inner.attempts += 1;
-            let failure = failure.map(|error| (inner.attempts, error));
-            let before = failure.and_then(|failure| inner.last_failure.replace(failure));
-            Ok((before, std::mem::replace(&mut inner.phase, Phase::up(transport, verdict))))
+        let effects = self.update(|_| {
+            let is_open = transport.link.phase() == LinkPhase::Open;
+            Event::Connected { up: Up { link: transport.link.id, transport }, is_open, health: verdict }
         });
-        match outcome {
-            Ok(_old) => Ok(()),
-            Err((missed, _transport)) => Err(missed),
+        match effects.outcome {
+            Outcome::Applied | Outcome::Ignored => Ok(()),
+            Outcome::IsShutDown => Err(Missed::Failed(Error::Closed)),
+            Outcome::LostAtOnce => {
+                let lost = io::Error::new(io::ErrorKind::ConnectionReset, "lost at once after SETTINGS");
+                Err(Missed::Lost(self.dial_error(DialPhase::Settings, lost)))
+            }
         }
     }
 
     /// The dial failed: TransientFailure. `dialing` says whether the task goes on.
     pub(super) fn dial_failed(&self, error: Error, dialing: bool) {
         trace_event!("dial failed", target = self.target(), error = with_causes(&error));
-        let _old = self.update(|inner| {
-            inner.dialing = dialing;
-            inner.attempts += 1;
-            let before = inner.last_failure.replace((inner.attempts, error.clone()));
-            let old = match inner.phase {
-                Phase::Shutdown(_) => None,
-                _ => Some(std::mem::replace(&mut inner.phase, Phase::Failed(error))),
-            };
-            (before, old)
-        });
+        let _dropped = self.update(|_| Event::AttemptFailed { error, goes_on: dialing });
     }
 
     /// The dial task is gone without an outcome: as if it had never been.
     pub(super) fn dial_abandoned(&self) {
-        let _old = self.update(|inner| {
-            inner.dialing = false;
-            match inner.phase {
-                Phase::Connecting | Phase::Failed(_) => {
-                    Some(std::mem::replace(&mut inner.phase, Phase::Idle))
-                }
-                _ => None,
-            }
-        });
+        let _dropped = self.update(|_| Event::DialAbandoned);
     }
 
     /// Whether nobody wants a connection: no call waits for one, and none has asked for that long.
     pub(super) fn is_unwanted(&self, timeout: Duration) -> bool {
-        self.waiting.load(Ordering::Acquire) == 0 && self.inner.lock().asked.elapsed() >= timeout
+        self.waiting.load(Ordering::Acquire) == 0 && self.inner.lock().machine.is_unwanted(timeout, now())
     }
 
     // ── what it has learned ──
@@ -461,46 +384,32 @@ impl Shared {
 
     /// How many calls its server takes at once, while it is Ready. A health check takes a stream, too.
     pub(in crate::grpc) fn stream_limit(&self) -> Option<u32> {
-        match &self.inner.lock().phase {
-            Phase::Ready(transport) => Some(transport.link.limit()),
-            _ => None,
-        }
+        self.inner.lock().machine.ready().map(|up| up.transport.link.limit())
     }
 
     /// Whether no dial of it has come to an outcome.
     pub(in crate::grpc) fn is_untried(&self) -> bool {
-        self.inner.lock().attempts == 0
+        self.inner.lock().machine.attempts() == 0
     }
 
     /// Why it is in TransientFailure or Shutdown.
     pub(in crate::grpc) fn failure(&self) -> Option<Error> {
-        match &self.inner.lock().phase {
-            Phase::NotServing(_, error) | Phase::Failed(error) | Phase::Shutdown(error) => {
-                Some(error.clone())
-            }
-            _ => None,
-        }
+        self.inner.lock().machine.failure().cloned()
     }
 
     // ── the server's health ──
 
     /// Whether calls go to this link, or will when its server serves.
     pub(super) fn is_current(&self, link: u64) -> bool {
-        self.inner.lock().phase.transport().is_some_and(|transport| transport.link.id == link)
+        self.inner.lock().machine.current().is_some_and(|up| up.link == link)
     }
 
     /// The server of a link says how it is. That of an old one says nothing that counts.
     pub(super) fn health_changed(&self, link: u64, verdict: Verdict) {
         let failure = verdict.clone().err();
-        let old = self.update(|inner| {
-            let transport = inner.phase.transport().filter(|transport| transport.link.id == link)?.clone();
-            Some(std::mem::replace(&mut inner.phase, Phase::up(transport, verdict)))
-        });
-        if let Some(Phase::Ready(transport)) = old
-            && failure.is_some()
-        {
+        let effects = self.update(|_| Event::Health { link, health: verdict });
+        if effects.in_doubt {
             self.trace_not_serving(failure.as_ref());
-            self.server.lost(life(&transport.link));
         }
     }
 
@@ -513,29 +422,28 @@ impl Shared {
     // ── the end of a link ──
 
     pub(super) fn takes_calls_on(&self, link: &Link) -> bool {
-        matches!(&self.inner.lock().phase, Phase::Ready(transport) if transport.link.id == link.id)
+        self.inner.lock().machine.ready().is_some_and(|up| up.link == link.id)
     }
 
     /// The link has lived as long as it may.
     pub(super) fn link_aged(&self, link: &Link) {
-        if self.retire(|current| current.id == link.id) {
+        if self.retire(link.id, |_| true) {
             link.run_out();
         }
     }
 
     /// As `link_down`, if no call has run on the link for `timeout`: the driver's idle timeout.
     pub(super) fn link_idle(&self, id: u64, timeout: Duration) -> bool {
-        self.retire(|link| link.id == id && link.idle_since().is_some_and(|since| since.elapsed() >= timeout))
+        self.retire(id, |link| link.idle_since().is_some_and(|since| since.elapsed() >= timeout))
     }
 
-    fn retire(&self, which: impl FnOnce(&Link) -> bool) -> bool {
-        self.update(|inner| match inner.phase.transport() {
-            Some(transport) if which(&transport.link) => {
-                Some(std::mem::replace(&mut inner.phase, Phase::Idle))
-            }
-            _ => None,
-        })
-        .is_some()
+    fn retire(&self, link: u64, is_due: impl FnOnce(&Link) -> bool) -> bool {
+        let effects = self.update(|inner| {
+            // Under the lock, under which calls begin: none has since.
+            let is_due = inner.machine.current().is_some_and(|up| is_due(&up.transport.link));
+            Event::LinkRetired { link, is_due }
+        });
+        effects.outcome == Outcome::Applied
     }
 
     // ── the end of the connection ──
@@ -547,32 +455,27 @@ impl Shared {
 
     /// Shutdown, for all handles.
     fn shut_down(&self, running: Running) {
-        let (old, links) = self.update(|inner| {
-            let links: Vec<_> = match running {
+        let mut links = Vec::new();
+        let effects = self.update(|inner| {
+            links = match running {
                 Running::MayEnd => Vec::new(),
                 _ => inner.links.iter().filter_map(Weak::upgrade).collect(),
             };
             if running == Running::HasGrace {
-                // In here: no driver hears of the shutdown before, and no link that is made Ready meanwhile is missed.
+                // Before the state is published, upon which the drivers look; and with no link missed that becomes Ready
+                // meanwhile.
                 links.iter().for_each(|link| link.doom());
             }
-            let told = match (&inner.phase, running) {
-                (
-                    Phase::Failed(error) | Phase::NotServing(_, error) | Phase::Shutdown(error),
-                    Running::MayEnd,
-                ) => error.clone(),
-                _ => Error::Closed,
-            };
-            (std::mem::replace(&mut inner.phase, Phase::Shutdown(told)), links)
+            Event::ShutDown { error: Error::Closed, keep_failure: running == Running::MayEnd }
         });
         if running == Running::IsCut {
             links.iter().for_each(|link| link.kill());
         }
-        if let (Running::MayEnd, Some(transport)) = (running, old.transport()) {
-            transport.link.run_out();
+        if running == Running::MayEnd {
+            effects.run_out();
         }
-        if let Some((group, id)) = &self.group {
-            group.shut_down(*id);
+        if let Some(Membership { pool, id, .. }) = &self.membership {
+            pool.shut_down(*id);
         }
     }
 
@@ -587,8 +490,8 @@ impl Shared {
     pub(crate) fn discard(&self) -> bool {
         // AcqRel: the drop of the last handle, after the discard, must see it.
         let first = !self.discarded.swap(true, Ordering::AcqRel);
-        if let Some(group) = self.group().filter(|_| first) {
-            group.counters.alive.fetch_sub(1, Ordering::Relaxed);
+        if let Some(membership) = self.membership.as_ref().filter(|_| first) {
+            membership.counters.alive.fetch_sub(1, Ordering::Relaxed);
         }
         self.shut_down(Running::MayEnd);
         first
@@ -597,39 +500,22 @@ impl Shared {
     /// TransientFailure is taken back to what it is without the memory of the failure: Connecting if an attempt is
     /// under way, else Idle. A link whose server does not serve is given up: the next dial asks another.
     pub(crate) fn forget_failure(&self) {
-        let old = self.update(|inner| match inner.phase {
-            Phase::Failed(_) | Phase::NotServing(..) => {
-                let next = if inner.dialing { Phase::Connecting } else { Phase::Idle };
-                Some(std::mem::replace(&mut inner.phase, next))
-            }
-            _ => None,
-        });
-        if let Some(transport) = old.as_ref().and_then(Phase::transport) {
-            transport.link.run_out();
-        }
+        self.update(|_| Event::FailureForgotten).run_out();
     }
 
-    /// This connection's number in `group`; `None` if it is no member of it.
+    /// This connection's number in `pool`; `None` if it is no member of it.
     #[inline]
-    pub(crate) fn number_in(&self, group: &Arc<Group>) -> Option<u64> {
-        self.group.as_ref().filter(|(own, _)| Arc::ptr_eq(own, group)).map(|(_, id)| *id)
+    pub(in crate::grpc) fn number_in<P: Pool>(&self, pool: &Arc<P>) -> Option<u64> {
+        let is_own = |own: &&Membership| std::ptr::addr_eq(Arc::as_ptr(&own.pool), Arc::as_ptr(pool));
+        self.membership.as_ref().filter(is_own).map(|own| own.id)
     }
 }
 
 impl Observer for Shared {
     /// If the link was the current one, the connection is Idle.
     fn link_down(&self, id: u64, why: &str) {
-        let mut lost = None;
-        let which = |link: &Link| {
-            let is_it = link.id == id;
-            lost = is_it.then(|| life(link));
-            is_it
-        };
-        if self.retire(which)
-            && let Some(life) = lost
-        {
+        if self.update(|_| Event::LinkLost { link: id }).outcome == Outcome::Applied {
             trace_event!("connection lost", target = self.target(), why = why);
-            self.server.lost(life);
         }
     }
 
@@ -638,13 +524,27 @@ impl Observer for Shared {
     }
 
     fn limit_changed(&self) {
-        self.tell_group();
+        self.notify_pool();
     }
 }
 
 fn life(link: &Link) -> Life {
     let (lived, carried_a_call) = link.life();
     Life { lived, carried_a_call }
+}
+
+impl Effects<Transport, Error> {
+    /// The link that was given up gets no new calls: while its last ones run, the pool may open another.
+    fn run_out(&self) {
+        if let Some(Phase::Ready(up) | Phase::NotServing(up, _)) = &self.released {
+            up.transport.link.run_out();
+        }
+    }
+}
+
+/// By tokio's clock, which tests can pause.
+fn now() -> std::time::Instant {
+    Instant::now().into_std()
 }
 
 /// What becomes of calls that run when their connection is shut down.
@@ -667,11 +567,11 @@ enum Found {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        if let Some((group, id)) = &self.group {
-            group.forget(*id);
+        if let Some(Membership { pool, id, counters, .. }) = &self.membership {
+            pool.forget(*id);
             if !*self.discarded.get_mut() {
-                group.counters.alive.fetch_sub(1, Ordering::Relaxed);
-                bump(&group.counters.released);
+                counters.alive.fetch_sub(1, Ordering::Relaxed);
+                bump(&counters.released);
             }
         }
     }
@@ -682,7 +582,7 @@ impl fmt::Debug for Shared {
         f.debug_struct("ClientConn")
             .field("target", &self.target())
             .field("state", &self.state())
-            .field("in_pool", &self.group.is_some())
+            .field("in_pool", &self.membership.is_some())
             .finish_non_exhaustive()
     }
 }

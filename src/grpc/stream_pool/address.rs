@@ -403,10 +403,10 @@ impl Address {
 
     fn make(self: &Arc<Self>, pooled: bool) -> Member {
         let mut number = 0;
-        let conn = self.group.try_join(|id, closed| {
-            number = id;
+        let conn = self.group.try_join(|membership, closed| {
+            number = membership.id;
             let settings = if closed { Err(Error::Closed) } else { Ok(Arc::clone(&self.settings)) };
-            Shared::new(settings, Some((Arc::clone(&self.group), id)))
+            Shared::new(settings, Some(membership))
         });
         // The group is without a limit: it never refuses.
         let conn = conn.unwrap_or_else(|| ClientConn::from_shared(Shared::new(Err(Error::Closed), None)));

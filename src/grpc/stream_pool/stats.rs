@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::address::Address;
 use super::member::Member;
 use crate::grpc::conn::ConnectivityState;
-use crate::grpc::group::read;
+use crate::grpc::counters::read;
 use crate::primitive::Arc;
 use crate::primitive::atomic::Ordering;
 
