@@ -8,14 +8,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use cenote::grpc::ConnectivityState::{Idle, Ready};
-use cenote::grpc::{Addresses, ClientConn, Error, RuntimeDriver, StreamPool};
+use cenote::grpc::{Addresses, ClientConn, ClientPool, Error, RuntimeDriver, StreamPool};
 use cenote_proto::greeter_client::GreeterClient;
 use support::frames::*;
 use support::memory::*;
 use support::{cause, hello};
 use tokio::runtime::Builder;
 use tokio::time::{Instant, sleep};
-use tonic::{Code, Status};
+use tonic::{Code, Request, Status};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -273,4 +273,47 @@ async fn a_connector_that_panics_is_a_failed_dial_and_a_pool_that_keeps_a_connec
         assert_paced(counted, "connector");
         pool.close();
     }
+}
+
+// ── a runtime that drives a connection and rests ──
+
+#[test]
+fn a_connection_whose_runtime_rests_is_not_lent_again_and_calls_dial_on_their_own() {
+    let server = support::TonicServer::start();
+    let runtime = || Builder::new_current_thread().enable_all().build().unwrap();
+    let conn = ClientConn::new(server.target()).unwrap();
+    let pool = StreamPool::new();
+    let limited = ClientPool::builder(server.target()).max_connections(1).build().unwrap();
+    let clients = || {
+        let channel = pool.channel(server.target()).unwrap();
+        (GreeterClient::new(conn.clone()), GreeterClient::new(channel), GreeterClient::new(limited.get()))
+    };
+    // All connections are this one's, which rests from then on.
+    let resting = runtime();
+    resting.block_on(async {
+        let (mut conn, mut channel, mut limited) = clients();
+        conn.say_hello(hello("ada")).await.unwrap();
+        channel.say_hello(hello("ada")).await.unwrap();
+        limited.say_hello(hello("ada")).await.unwrap();
+    });
+    let brief = || {
+        let mut request = Request::new(hello("ada"));
+        request.set_timeout(Duration::from_millis(1200));
+        request
+    };
+    runtime().block_on(async {
+        let (mut conn, mut channel, mut limited) = clients();
+        // Before these nobody can know.
+        let first =
+            tokio::join!(conn.say_hello(brief()), channel.say_hello(brief()), limited.say_hello(brief()));
+        for early in [first.0, first.1, first.2].into_iter().filter_map(Result::err) {
+            assert_eq!(early.code(), Code::DeadlineExceeded);
+        }
+        for _ in 0..3 {
+            conn.say_hello(brief()).await.unwrap();
+            channel.say_hello(brief()).await.unwrap();
+            limited.say_hello(brief()).await.unwrap();
+        }
+    });
+    drop(resting);
 }

@@ -296,6 +296,14 @@ impl Shared {
     fn try_lease(self: &Arc<Self>, waited_from: Option<u64>) -> Found {
         let mut inner = self.inner.lock();
         match inner.machine.look(waited_from, self.membership.is_none(), now()) {
+            // Another dial is on the runtime of its caller, which runs.
+            machine::Found::Transport(Transport { link, .. }) if link.is_undriven() => {
+                let link = Arc::clone(link);
+                drop(inner);
+                link.give_up();
+                self.link_down(link.id, "the runtime that drives it does not run");
+                self.try_lease(waited_from)
+            }
             machine::Found::Transport(Transport { send, link }) => {
                 link.begin_call();
                 let call = CallGuard::new(Arc::clone(self), Arc::clone(link));

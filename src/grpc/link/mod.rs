@@ -30,6 +30,9 @@ use self::slots::Slots;
 use crate::primitive::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::primitive::{Arc, Mutex, OnceLock, Weak};
 
+/// How long a request may wait for the driver to be polled before the link is not lent any more.
+const UNDRIVEN: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// For tests of what uses a link.
 #[cfg(test)]
 fn nobody() -> Weak<dyn Observer> {
@@ -92,6 +95,8 @@ pub(crate) struct Link {
     finished: AtomicBool,
     /// Requests that were given to hyper, or are about to be, and of which it has asked for nothing yet.
     unbegun: AtomicUsize,
+    /// Since when a request has waited for the driver to be polled, in ms since `born` and at least 1; 0 if none has.
+    undriven_since: AtomicU64,
     /// How many streams have been begun on it.
     begun: AtomicU32,
     /// The highest number of a stream whose head, or the beginning of that, has been written. Trailers have an earlier one's.
@@ -127,6 +132,7 @@ impl Link {
             calls: AtomicUsize::new(0),
             finished: AtomicBool::new(false),
             unbegun: AtomicUsize::new(0),
+            undriven_since: AtomicU64::new(0),
             begun: AtomicU32::new(0),
             head_left: AtomicU32::new(0),
             watched: AtomicBool::new(false),
@@ -211,6 +217,8 @@ impl Link {
     /// To be called before calls can see it.
     pub(in crate::grpc) fn comes_into_use(&self) {
         let _ = self.in_use_since.set(Instant::now());
+        // Up to here the dial has driven it: a health check may have waited for long.
+        self.driven();
     }
 
     /// For how long it has been in use, and whether a call ever ran on it.
@@ -230,10 +238,30 @@ impl Link {
 
     /// hyper is about to get a request.
     pub(in crate::grpc) fn expect_request(&self) {
+        // Relaxed, here and in `driven`: it is a hint. One that is lost costs a second until the next request.
+        if self.undriven_since.load(Ordering::Relaxed) == 0 {
+            self.undriven_since.store(self.age_ms().max(1), Ordering::Relaxed);
+        }
         // SeqCst, as in `end_call`: who waits in `takes_no_more` for the last call is not to hold on to this one.
         self.unbegun.fetch_add(1, Ordering::SeqCst);
         if self.finished.load(Ordering::SeqCst) {
             self.waker.wake();
+        }
+    }
+
+    /// The task that drives the socket is being polled.
+    pub(in crate::grpc) fn driven(&self) {
+        if self.undriven_since.load(Ordering::Relaxed) != 0 {
+            self.undriven_since.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether requests have waited for [`UNDRIVEN`] without the driver being polled: its runtime rests, as a current-thread
+    /// one does after its `block_on`, or all its workers are busy.
+    pub(in crate::grpc) fn is_undriven(&self) -> bool {
+        match self.undriven_since.load(Ordering::Relaxed) {
+            0 => false,
+            since => self.age_ms().saturating_sub(since) >= UNDRIVEN.as_millis() as u64,
         }
     }
 
@@ -365,6 +393,11 @@ impl Link {
         if self.idle_since().is_none() {
             self.give_place_back();
         }
+    }
+
+    /// To be called when the driver is not polled any more: the socket may stay open for ever, and does not count.
+    pub(in crate::grpc) fn give_up(&self) {
+        self.give_place_back();
     }
 
     pub(super) fn on_close(&self) {
