@@ -148,7 +148,10 @@ fn count_panics(text: &'static str) -> Arc<AtomicUsize> {
     let counted = Arc::clone(&panics);
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        match panic.payload_as_str().is_some_and(|said| said.contains(text)) {
+        let payload = panic.payload();
+        let said = payload.downcast_ref::<&str>().copied();
+        let said = said.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+        match said.is_some_and(|said| said.contains(text)) {
             true => drop(counted.fetch_add(1, Ordering::SeqCst)),
             false => print(panic),
         }

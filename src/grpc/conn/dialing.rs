@@ -355,3 +355,39 @@ async fn first_word(
     }
     Err(link.why_closed().into())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use crate::grpc::{ClientConn, ClientPool};
+
+    /// A socket on which nothing is said.
+    fn stalling(pool: bool) -> (ClientConn, ClientConn) {
+        let connector = tower::service_fn(|_| async {
+            let (ours, theirs) = tokio::io::duplex(1 << 16);
+            tokio::spawn(async move { drop((tokio::time::sleep(Duration::MAX).await, theirs)) });
+            Ok::<_, std::io::Error>(ours)
+        });
+        if !pool {
+            let builder = ClientConn::builder("in.memory:1").connector(connector);
+            let conn = builder.connect_timeout(Duration::from_secs(1)).build().unwrap();
+            return (conn.clone(), conn);
+        }
+        let builder = ClientPool::builder("in.memory:1").connector(connector);
+        let pool = builder.connect_timeout(Duration::from_secs(1)).build().unwrap();
+        (pool.take(), pool.take())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_that_takes_a_socket_and_stalls_is_passed_over_by_all_connections_of_a_pool() {
+        for pool in [false, true] {
+            let (one, other) = stalling(pool);
+            assert_eq!(other.shared.server.passed_over(), 0);
+            one.connect();
+            tokio::time::sleep(Duration::from_millis(1500)).await;
+            assert_eq!(other.shared.server.passed_over(), 1, "in a pool: {pool}");
+            one.close();
+        }
+    }
+}

@@ -22,7 +22,7 @@ use crate::primitive::{Arc, Mutex, spawn_thread};
 ///
 /// Cancel safe: the look-up goes on for others.
 pub(in crate::grpc) async fn look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-    static LOOK_UPS: LookUps<fn(&str) -> io::Result<Vec<SocketAddr>>> =
+    static LOOK_UPS: LookUps<fn(&str) -> Found> =
         LookUps { running: Mutex::new(BTreeMap::new()), resolve: system };
     match host.parse::<IpAddr>() {
         Ok(address) => Ok(vec![SocketAddr::new(address, port)]),
@@ -30,7 +30,9 @@ pub(in crate::grpc) async fn look_up(host: &str, port: u16) -> io::Result<Vec<So
     }
 }
 
-fn system(host: &str) -> io::Result<Vec<SocketAddr>> {
+type Found = io::Result<Vec<SocketAddr>>;
+
+fn system(host: &str) -> Found {
     Ok((host, 0).to_socket_addrs()?.collect())
 }
 
@@ -43,7 +45,7 @@ struct LookUps<F> {
     resolve: F,
 }
 
-impl<F: Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync> LookUps<F> {
+impl<F: Fn(&str) -> Found + Send + Sync> LookUps<F> {
     async fn look_up(&'static self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         let mut outcome = self.join(host)?;
         let outcome = match outcome.wait_for(Option::is_some).await {
@@ -112,7 +114,7 @@ mod tests {
     struct Slow {
         may_answer: Arc<Mutex<()>>,
         asked: Arc<AtomicUsize>,
-        look_ups: &'static LookUps<Box<dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync>>,
+        look_ups: &'static LookUps<Box<dyn Fn(&str) -> Found + Send + Sync>>,
     }
 
     fn slow() -> Slow {
@@ -177,7 +179,7 @@ mod tests {
             }
         });
         let before = Instant::now();
-        // If it waited, it would do so for ever.
+        // A wait here would not end.
         drop(runtime);
         assert!(before.elapsed() < Duration::from_secs(5));
         // Those of other runtimes share what was begun there.
