@@ -101,7 +101,7 @@ impl<F> Drop for Entry<F> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
     use std::time::{Duration, Instant};
 
     use super::*;
@@ -110,20 +110,24 @@ mod tests {
         SocketAddr::from(([192, 0, 2, last], port))
     }
 
+    type Resolver = Box<dyn Fn(&str) -> Found + Send + Sync>;
+
     /// A resolver that does not answer until it may, and how often it was asked.
     struct Slow {
-        may_answer: Arc<Mutex<()>>,
+        may_answer: Arc<AtomicBool>,
         asked: Arc<AtomicUsize>,
-        look_ups: &'static LookUps<Box<dyn Fn(&str) -> Found + Send + Sync>>,
+        look_ups: &'static LookUps<Resolver>,
     }
 
     fn slow() -> Slow {
-        let may_answer = Arc::new(Mutex::new(()));
+        let may_answer = Arc::new(AtomicBool::new(false));
         let asked = Arc::new(AtomicUsize::new(0));
         let (wait, counted) = (Arc::clone(&may_answer), Arc::clone(&asked));
         let resolve = move |host: &str| {
             counted.fetch_add(1, Ordering::SeqCst);
-            let _answered = wait.lock();
+            while !wait.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
             match host {
                 "unknown" => Err(io::Error::new(io::ErrorKind::NotFound, "no such host")),
                 "panic" => panic!("by this test's resolver"),
@@ -137,7 +141,6 @@ mod tests {
     #[tokio::test]
     async fn callers_share_the_look_up_of_a_name_that_is_under_way() {
         let slow = slow();
-        let answer = slow.may_answer.lock();
         let look_ups = slow.look_ups;
         let callers: Vec<_> = (0..50u16)
             .map(|n| {
@@ -150,7 +153,7 @@ mod tests {
         }
         // All have asked: what runs here runs in turn.
         tokio::task::yield_now().await;
-        drop(answer);
+        slow.may_answer.store(true, Ordering::SeqCst);
         for caller in callers {
             match caller.await.unwrap() {
                 ("unknown", _, found) => assert_eq!(found.unwrap_err().kind(), io::ErrorKind::NotFound),
@@ -169,7 +172,6 @@ mod tests {
     #[test]
     fn the_end_of_a_runtime_does_not_wait_for_a_name_server() {
         let slow = slow();
-        let answer = slow.may_answer.lock();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let look_ups = slow.look_ups;
         runtime.block_on(async {
@@ -186,7 +188,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let other = runtime.spawn(look_ups.look_up("one", 7));
         runtime.block_on(tokio::task::yield_now());
-        drop(answer);
+        slow.may_answer.store(true, Ordering::SeqCst);
         assert_eq!(runtime.block_on(other).unwrap().unwrap()[0], v4(1, 7));
         assert_eq!(slow.asked.load(Ordering::SeqCst), 1);
     }
