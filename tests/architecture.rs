@@ -96,7 +96,7 @@ const GRPC_MAY_IMPORT: &[(&str, &[&str])] = &[
     ("group", &["conn", "server"]),
     ("call", &["conn", "dial", "link"]),
     ("client_pool", &["call", "conn", "group"]),
-    ("stream_pool", &["call", "conn", "link", "group"]),
+    ("stream_pool", &["call", "conn", "dial", "link", "group"]),
     ("observe", &["conn", "link"]),
 ];
 

@@ -12,8 +12,11 @@ use cenote::grpc::{
 };
 use cenote_proto::greeter_client::GreeterClient;
 use cenote_proto::{HelloReply, HelloRequest, StreamHelloRequest};
-use support::frames::{DATA, FrameServer, NO_ERROR, WINDOW_UPDATE, Wire};
+use support::frames::{
+    DATA, END_HEADERS, END_STREAM, FrameServer, HEAD, HEADERS, NO_ERROR, WINDOW_UPDATE, Wire, fields,
+};
 use support::health::MemoryServer;
+use support::memory::{self, in_memory};
 use support::{TonicServer, cause, eventually_async, hello};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
@@ -878,3 +881,52 @@ async fn a_server_without_a_health_service_has_all_its_streams_for_calls() {
     wire.answer(stream, "well").await;
     assert_eq!(call.await.unwrap().unwrap().into_inner().message, "well");
 }
+
+// ── a server that sends what cannot be decoded ──
+
+/// Trailers with details that are not base64, and a message that is not UTF-8.
+const MALFORMED: [(&str, &str); 3] =
+    [("grpc-status", "5"), ("grpc-status-details-bin", "%%%"), ("grpc-message", "lost %FF")];
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_answered_with_malformed_trailers_is_not_serving_and_is_opened_again() {
+    let (builder, mut server) = in_memory();
+    let conn = builder.health_check("").build().unwrap();
+    let first = memory::call(&conn, hello("ada"));
+    let mut wire = server.accept(&[]).await;
+    let (watch, _) = wire.request().await;
+    wire.write(HEADERS, END_HEADERS | END_STREAM, watch, &fields(&[&HEAD[..], &MALFORMED].concat())).await;
+    let status = memory::failure(first).await;
+    match not_serving(&status).1 {
+        HealthError::Failed(said) => {
+            assert_eq!((said.code(), said.message()), (Code::NotFound, "lost \u{fffd}"));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(conn.state(), ConnectivityState::TransientFailure);
+    // On the same connection, which serves when the server says so.
+    let (watch, _) = wire.request().await;
+    wire.answer_head(watch).await;
+    wire.write(DATA, 0, watch, &SERVING).await;
+    until_state(&conn, ConnectivityState::Ready).await;
+    memory::served(&conn, &mut wire).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_that_run_go_on_when_a_watch_ends_with_malformed_trailers() {
+    let (builder, mut server) = in_memory();
+    let conn = builder.health_check("").build().unwrap();
+    let running = memory::call(&conn, hello("ada"));
+    let mut wire = server.accept(&[]).await;
+    let (watch, _) = wire.request().await;
+    wire.answer_head(watch).await;
+    wire.write(DATA, 0, watch, &SERVING).await;
+    let (stream, _) = wire.request().await;
+    wire.write(HEADERS, END_HEADERS | END_STREAM, watch, &fields(&MALFORMED)).await;
+    until_state(&conn, ConnectivityState::TransientFailure).await;
+    wire.answer(stream, "well").await;
+    assert_eq!(memory::reply(running).await, "well");
+}
+
+/// A `HealthCheckResponse` of SERVING.
+const SERVING: [u8; 7] = [0, 0, 0, 0, 2, 8, 1];

@@ -64,14 +64,17 @@ impl Tuning {
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
     pub(crate) target: String,
-    pub(crate) tls: Option<TlsConfig>,
+    pub(crate) tls: Option<tls::SharedConfig>,
+    /// For targets that use TLS where `tls` is not given.
+    default_tls: tls::SharedConfig,
     pub(crate) user_agent: Option<String>,
     pub(crate) tuning: Tuning,
 }
 
 impl Options {
     pub(crate) fn new(target: String, backoff: Backoff) -> Self {
-        Options { target, tls: None, user_agent: None, tuning: Tuning::new(backoff) }
+        let default_tls = tls::SharedConfig::new(TlsConfig::new());
+        Options { target, tls: None, default_tls, user_agent: None, tuning: Tuning::new(backoff) }
     }
 
     /// The same options for another target.
@@ -85,7 +88,7 @@ impl Options {
             (Some(false), Some(_)) => {
                 return Err(Error::config("tls", "the target's scheme is http, not https"));
             }
-            (Some(true), given) => Some(given.unwrap_or_default()),
+            (Some(true), given) => Some(given.unwrap_or(self.default_tls)),
             (_, given) => given,
         };
         let tls = match tls {
@@ -159,7 +162,7 @@ macro_rules! connection_options {
         /// TLS settings. An `https` target without them trusts the webpki roots; `host:port`, `dns:` and `unix:`
         /// targets use TLS only if this is set.
         pub fn tls(mut self, tls: $crate::grpc::TlsConfig) -> Self {
-            self.options.tls = Some(tls);
+            self.options.tls = Some($crate::grpc::dial::tls::SharedConfig::new(tls));
             self
         }
 

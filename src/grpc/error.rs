@@ -107,6 +107,19 @@ pub enum Error {
     Closed,
     /// There is no tokio runtime here to dial on. Status code `FailedPrecondition`.
     NoRuntime,
+    /// The tokio runtime here has no timers, or no I/O: it was built without `enable_all`. Status code
+    /// `FailedPrecondition`.
+    RuntimeLacks(RuntimeDriver),
+}
+
+/// A part of a tokio runtime that can be left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum RuntimeDriver {
+    /// Timers: `enable_time`.
+    Time,
+    /// I/O: `enable_io`.
+    Io,
 }
 
 /// What is wrong with a target.
@@ -192,9 +205,10 @@ impl Error {
     /// The gRPC status code of this failure.
     pub fn code(&self) -> Code {
         match self {
-            Error::InvalidTarget { .. } | Error::InvalidConfig { .. } | Error::NoRuntime => {
-                Code::FailedPrecondition
-            }
+            Error::InvalidTarget { .. }
+            | Error::InvalidConfig { .. }
+            | Error::NoRuntime
+            | Error::RuntimeLacks(_) => Code::FailedPrecondition,
             Error::Dial { .. }
             | Error::NotServing { .. }
             | Error::NotProcessed { .. }
@@ -276,6 +290,12 @@ impl fmt::Display for Error {
             Error::NoAddresses => f.write_str("there is no address to choose from"),
             Error::Closed => f.write_str("the connection is closed"),
             Error::NoRuntime => f.write_str("there is no tokio runtime to connect on"),
+            Error::RuntimeLacks(RuntimeDriver::Time) => {
+                f.write_str("the tokio runtime has no timers: see `enable_time` of its builder")
+            }
+            Error::RuntimeLacks(RuntimeDriver::Io) => {
+                f.write_str("the tokio runtime has no I/O: see `enable_io` of its builder")
+            }
         }
     }
 }
@@ -293,7 +313,8 @@ impl StdError for Error {
             | Error::Exhausted { .. }
             | Error::NoAddresses
             | Error::Closed
-            | Error::NoRuntime => None,
+            | Error::NoRuntime
+            | Error::RuntimeLacks(_) => None,
         }
     }
 }

@@ -34,9 +34,11 @@ mod error;
 mod global;
 mod group;
 mod link;
+mod metadata;
 #[cfg(feature = "channel")]
 mod observe;
 mod options;
+mod runtime;
 mod server;
 mod stream_pool;
 mod target;
@@ -46,7 +48,7 @@ pub use self::call::{ResponseBody, ResponseFuture, WaitForReady};
 pub use self::client_pool::{ClientPool, ClientPoolBuilder, ClientPoolStats, Discards, PooledConn};
 pub use self::conn::{ClientConn, ClientConnBuilder, ConnectivityState};
 pub use self::dial::tls::TlsConfig;
-pub use self::error::{CallPhase, DialPhase, Error, HealthError, TargetError};
+pub use self::error::{CallPhase, DialPhase, Error, HealthError, RuntimeDriver, TargetError};
 pub use self::global::{AlreadyInitialized, get_client, init_client};
 #[cfg(fuzzing)] // for `fuzz/`; no part of the crate
 #[doc(hidden)]

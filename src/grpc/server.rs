@@ -12,8 +12,12 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
+use super::dial::backoff::{Life, ShortLived};
 use super::dial::gate::Gate;
 use super::options::{Backoff, Keepalive};
+use crate::primitive::Mutex;
 use crate::primitive::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 /// The longest interval that a server's complaints stretch keepalive to: gRPC's own default for servers' keepalive. An
@@ -23,6 +27,8 @@ const LONGEST_INTERVAL: Duration = Duration::from_secs(2 * 60 * 60);
 /// See the head of this file.
 pub(in crate::grpc) struct Server {
     pub(in crate::grpc) gate: Gate,
+    /// In the place of the gate, where there is no pool.
+    short_lived: Mutex<ShortLived>,
     /// How many addresses of the host are passed over: so many led to a socket, and no further.
     passed_over: AtomicUsize,
     /// How often the server sent GOAWAY with `too_many_pings`.
@@ -31,7 +37,27 @@ pub(in crate::grpc) struct Server {
 
 impl Server {
     pub(in crate::grpc) fn new(redial: Backoff) -> Self {
-        Server { gate: Gate::new(redial), passed_over: AtomicUsize::new(0), complaints: AtomicU32::new(0) }
+        Server {
+            gate: Gate::new(redial),
+            short_lived: Mutex::new(ShortLived::new(redial)),
+            passed_over: AtomicUsize::new(0),
+            complaints: AtomicU32::new(0),
+        }
+    }
+
+    /// A connection was lost, or its server no longer serves.
+    pub(in crate::grpc) fn lost(&self, life: Life) {
+        self.gate.lost(life);
+        self.short_lived.lock().lost(life, Instant::now());
+    }
+
+    /// How long a connection without a pool waits before it dials, because those before it were lost at once.
+    pub(in crate::grpc) fn pause(&self) -> Option<Duration> {
+        self.short_lived.lock().pause(Instant::now())
+    }
+
+    pub(in crate::grpc) fn reset_pause(&self) {
+        self.short_lived.lock().reset();
     }
 
     /// Where the next attempt begins among the host's addresses, modulo their number.

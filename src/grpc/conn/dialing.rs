@@ -16,7 +16,7 @@ use crate::grpc::config::Settings;
 use crate::grpc::counters::{OpenSocket, bump};
 use crate::grpc::dial::backoff::Pauses;
 use crate::grpc::dial::connector::BoxError;
-use crate::grpc::dial::gate::Entry;
+use crate::grpc::dial::gate::{Entry, Turn};
 use crate::grpc::dial::{Progress, Way, establish};
 use crate::grpc::error::{DialPhase, Error};
 use crate::grpc::link::one_task::OneTask;
@@ -24,6 +24,7 @@ use crate::grpc::link::request_body::RequestBody;
 use crate::grpc::link::tap::WhileOpen;
 use crate::grpc::link::{Link, LinkPhase};
 use crate::grpc::options::YEAR;
+use crate::grpc::runtime;
 use crate::grpc::server::slowed;
 use crate::primitive::{Arc, Weak};
 
@@ -47,11 +48,18 @@ pub(super) fn run(owner: &Arc<Shared>, settings: Arc<Settings>) -> impl Future<O
                 None => {
                     let mut guard = guard;
                     let mut pauses = Pauses::new(settings.tuning.backoff);
+                    // The connections before were lost at once: the first attempt has failed, as it were.
+                    let mut due = guard.owner.upgrade().and_then(|owner| owner.server.pause());
                     loop {
-                        let pause = pauses.next();
-                        let error = match attempts(&guard.owner, &settings, None, pause, &news).await {
-                            Ok(_) => return guard.finish(),
-                            Err(error) => error,
+                        let (pause, error) = match due.take() {
+                            Some(pause) => (pause, lost_at_once(&settings)),
+                            None => {
+                                let pause = pauses.next();
+                                match attempts_caught(&guard.owner, &settings, None, pause, &news).await {
+                                    Ok(_) => return guard.finish(),
+                                    Err(error) => (pause, error),
+                                }
+                            }
                         };
                         let Some(owner) = guard.owner.upgrade() else { return };
                         // Before the failure is told: who hears of it and asks for a retry at once is heard.
@@ -60,14 +68,16 @@ pub(super) fn run(owner: &Arc<Shared>, settings: Arc<Settings>) -> impl Future<O
                         retry_now.as_mut().enable();
                         owner.dial_failed(error, true);
                         drop(owner);
-                        tokio::select! {
-                            () = sleep(pause) => {}
-                            () = retry_now => {
-                                pauses.reset();
-                                continue;
-                            }
-                        }
+                        let early = tokio::select! {
+                            () = sleep(pause) => false,
+                            () = retry_now => true,
+                        };
                         let Some(owner) = guard.owner.upgrade() else { return };
+                        if early {
+                            pauses.reset();
+                            owner.server.reset_pause();
+                            continue;
+                        }
                         // To Idle, by the guard.
                         if settings.tuning.idle_timeout.is_some_and(|timeout| owner.is_unwanted(timeout)) {
                             return;
@@ -96,13 +106,11 @@ async fn dial_through_gate(
         Ok(place) => match membership.server.gate.enter().await {
             Entry::Failed(error) => error,
             Entry::Turn(turn) => {
-                let pooled = Pooled { membership, place };
-                let result = attempts(&guard.owner, settings, Some(pooled), Duration::ZERO, &news).await;
+                let pooled = Pooled { membership, place, turn: &turn };
+                let result =
+                    attempts_caught(&guard.owner, settings, Some(pooled), Duration::ZERO, &news).await;
                 match result {
-                    Ok(Ok(())) => {
-                        turn.succeeded();
-                        return guard.finish();
-                    }
+                    Ok(Ok(())) => return guard.finish(),
                     // The connection is up and stays; to the others it is an outage as any.
                     Ok(Err(error)) => {
                         bump(&membership.counters.failed_dials);
@@ -140,6 +148,12 @@ async fn socket_permit(
     })
 }
 
+fn lost_at_once(settings: &Settings) -> Error {
+    let text = "the connections before were lost at once, and no call had run on them";
+    let source = Arc::new(io::Error::new(io::ErrorKind::ConnectionReset, text));
+    Error::Dial { target: Arc::clone(&settings.target.text), phase: DialPhase::Settings, source }
+}
+
 fn timed_out(what: String) -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, what)
 }
@@ -148,6 +162,7 @@ fn timed_out(what: String) -> io::Error {
 struct Pooled<'a> {
     membership: &'a Membership,
     place: Option<OwnedSemaphorePermit>,
+    turn: &'a Turn<'a>,
 }
 
 /// Leaves the connection Idle if the dial task ends without an outcome.
@@ -188,6 +203,23 @@ impl From<Error> for Missed {
     fn from(error: Error) -> Self {
         Missed::Failed(error)
     }
+}
+
+/// As [`attempts`], where a panic is a failure: of tokio on a runtime without I/O, or of a user's connector. A dial task that
+/// panicked would leave its connection Idle, to be dialed again at once.
+async fn attempts_caught(
+    owner: &Weak<Shared>,
+    settings: &Arc<Settings>,
+    pooled: Option<Pooled<'_>>,
+    backoff: Duration,
+    news: &watch::Receiver<News>,
+) -> Result<Verdict, Error> {
+    let panicked = |text: String| Error::Dial {
+        target: Arc::clone(&settings.target.text),
+        phase: DialPhase::Connect,
+        source: Arc::new(io::Error::other(text)),
+    };
+    runtime::caught(attempts(owner, settings, pooled, backoff, news), panicked).await?
 }
 
 /// An attempt; and another, within its time, if that is lost: that is no failure, but a connection that was Ready for no
@@ -267,6 +299,10 @@ async fn attempt(
     }
     let (send, conn, health, verdict) = result?;
     let owner = owner.upgrade().ok_or(Error::Closed)?;
+    link.comes_into_use();
+    if let (Some(pooled), Ok(())) = (&pooled, &verdict) {
+        pooled.turn.succeeded();
+    }
     let mut no_place = None;
     let place = pooled.map_or(&mut no_place, |pooled| &mut pooled.place);
     // Before others may see the link.
@@ -318,4 +354,40 @@ async fn first_word(
         verdict = health.next() => return Ok((Some(health), verdict)),
     }
     Err(link.why_closed().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use crate::grpc::{ClientConn, ClientPool};
+
+    /// A socket on which nothing is said.
+    fn stalling(pool: bool) -> (ClientConn, ClientConn) {
+        let connector = tower::service_fn(|_| async {
+            let (ours, theirs) = tokio::io::duplex(1 << 16);
+            tokio::spawn(async move { drop((tokio::time::sleep(Duration::MAX).await, theirs)) });
+            Ok::<_, std::io::Error>(ours)
+        });
+        if !pool {
+            let builder = ClientConn::builder("in.memory:1").connector(connector);
+            let conn = builder.connect_timeout(Duration::from_secs(1)).build().unwrap();
+            return (conn.clone(), conn);
+        }
+        let builder = ClientPool::builder("in.memory:1").connector(connector);
+        let pool = builder.connect_timeout(Duration::from_secs(1)).build().unwrap();
+        (pool.take(), pool.take())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_that_takes_a_socket_and_stalls_is_passed_over_by_all_connections_of_a_pool() {
+        for pool in [false, true] {
+            let (one, other) = stalling(pool);
+            assert_eq!(other.shared.server.passed_over(), 0);
+            one.connect();
+            tokio::time::sleep(Duration::from_millis(1500)).await;
+            assert_eq!(other.shared.server.passed_over(), 1, "in a pool: {pool}");
+            one.close();
+        }
+    }
 }

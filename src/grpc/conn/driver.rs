@@ -1,9 +1,10 @@
 //! A link's life after Ready: the task that drives one socket until it is closed.
 
+use std::future::poll_fn;
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -30,7 +31,7 @@ const LINGER: Duration = Duration::from_secs(1);
 ///    byte: hyper gives up what was open on it, and closes.
 /// 5. If that takes too long, for a peer that does not read, the socket is cut.
 pub(super) async fn drive(
-    conn: OneTask,
+    mut conn: OneTask,
     owner: Weak<Shared>,
     link: Arc<Link>,
     settings: Arc<Settings>,
@@ -38,6 +39,10 @@ pub(super) async fn drive(
     mut news: watch::Receiver<News>,
 ) {
     let hyper = async {
+        let conn = poll_fn(|cx| {
+            link.driven();
+            conn.poll_unpin(cx)
+        });
         if let Err(error) = conn.await {
             trace_event!("HTTP/2 ended", error = with_causes(&error));
         }

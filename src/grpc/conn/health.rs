@@ -9,11 +9,13 @@
 //!   serving. Any other failure is an answer, not serving, and the server is asked again.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::USER_AGENT;
 use http::{Request, Response};
+use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::SendRequest;
 use tokio::sync::watch;
@@ -33,6 +35,7 @@ use crate::grpc::dial::backoff::Pauses;
 use crate::grpc::error::{Error, HealthError};
 use crate::grpc::link::Link;
 use crate::grpc::link::request_body::{CallBody, RequestBody};
+use crate::grpc::metadata::sanitize;
 use crate::grpc::options::Backoff;
 use crate::primitive::{Arc, Weak};
 
@@ -255,9 +258,9 @@ struct OnLink {
 }
 
 impl Service<Request<Body>> for OnLink {
-    type Response = Response<Incoming>;
+    type Response = Response<Answer>;
     type Error = hyper::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Incoming>, hyper::Error>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Answer>, hyper::Error>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
         Poll::Ready(Ok(()))
@@ -270,6 +273,40 @@ impl Service<Request<Body>> for OnLink {
         // Sent once, and to its end: it is a single small message.
         let mut request = request.map(|body| CallBody::new(body, 0).1);
         request.body_mut().goes_on(&self.link);
-        Box::pin(self.send.send_request(request))
+        let answer = self.send.send_request(request);
+        Box::pin(async move {
+            let mut response = answer.await?;
+            sanitize(response.headers_mut());
+            Ok(response.map(Answer))
+        })
+    }
+}
+
+/// The server's answer. tonic reads it in the connection's own task, which must not panic whatever the trailers are.
+struct Answer(Incoming);
+
+impl HttpBody for Answer {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let mut frame = ready!(Pin::new(&mut self.0).poll_frame(cx));
+        if let Some(Ok(frame)) = &mut frame
+            && let Some(trailers) = frame.trailers_mut()
+        {
+            sanitize(trailers);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.size_hint()
     }
 }

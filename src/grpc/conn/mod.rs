@@ -44,7 +44,8 @@ use crate::primitive::Arc;
 /// [`WaitForReady`](super::WaitForReady) they wait. (In a pool it dials again with its
 /// next call, when the pool's gate lets it through, and that call waits.) A connection that is lost (closed by
 /// the server, told to go away, unused for the idle timeout) is Idle; one that is lost with the server's SETTINGS is dialled
-/// again at once, and is a failed attempt if that happens twice. [`close`](Self::close) is
+/// again at once, and is a failed attempt if that happens twice; so are connections that are lost one after the other within a
+/// second of SETTINGS and have carried no call, from the second on. [`close`](Self::close) is
 /// [`Shutdown`](ConnectivityState::Shutdown), for good.
 ///
 /// The addresses of a host are tried beside each other (RFC 8305); the first that connects is the attempt's. If TLS or HTTP/2 fail on
@@ -77,9 +78,14 @@ use crate::primitive::Arc;
 ///
 /// Nothing here panics outside of a tokio runtime; a call that must dial, or has a deadline to keep, fails there with
 /// [`Error::NoRuntime`]. A dial runs on the runtime of the call that asked for it, which needs
-/// its I/O and time drivers on. When that runtime ends, the connection is Idle, and the next call dials on its own.
+/// its I/O and time drivers on: without them it fails with [`Error::RuntimeLacks`], which names the one that is missing. When that
+/// runtime ends, the connection is Idle, and the next call dials on its own.
 /// A runtime that still exists but no longer runs (a current-thread one after its `block_on`) cannot be told
-/// from a slow one: calls on its connections wait.
+/// from a slow one: calls that it has been given wait. When one has waited for a second, the connection is given up, and the
+/// next call dials on its own runtime.
+///
+/// Names are looked up on a thread of their own, `cenote-resolve`, for which no runtime waits at its end; one look-up of a
+/// name at a time.
 #[derive(Clone)]
 pub struct ClientConn {
     pub(super) shared: Arc<Shared>,

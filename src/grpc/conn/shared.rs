@@ -23,7 +23,6 @@ use std::io;
 use std::time::Duration;
 
 use hyper::client::conn::http2::SendRequest;
-use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
@@ -35,9 +34,11 @@ use super::membership::{Membership, Pool};
 use super::state::ConnectivityState;
 use crate::grpc::config::Settings;
 use crate::grpc::counters::bump;
+use crate::grpc::dial::backoff::Life;
 use crate::grpc::error::{DialPhase, Error, with_causes};
 use crate::grpc::link::request_body::RequestBody;
 use crate::grpc::link::{Link, LinkPhase, Observer};
+use crate::grpc::runtime;
 use crate::grpc::server::Server;
 use crate::grpc::trace::trace_event;
 use crate::primitive::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
@@ -161,6 +162,12 @@ impl Shared {
         let mut inner = self.inner.lock();
         let event = event(&inner);
         let effects = inner.machine.apply(event, now());
+        let lost = match &effects.released {
+            _ if !effects.in_doubt => None,
+            Some(Phase::Ready(up) | Phase::NotServing(up, _)) => Some(life(&up.transport.link)),
+            // The link stays, and its server does not serve.
+            _ => inner.machine.current().map(|up| life(&up.transport.link)),
+        };
         inner.updates += 1;
         let news = News {
             state: effects.to,
@@ -177,6 +184,10 @@ impl Shared {
             }
             newer
         });
+        // Before the pool is notified, which may dial another: that one must find the gate closed.
+        if let Some(life) = lost {
+            self.server.lost(life);
+        }
         if effects.from != effects.to {
             trace_event!(
                 "connectivity changed",
@@ -185,9 +196,6 @@ impl Shared {
                 to = effects.to
             );
             self.notify_pool();
-        }
-        if effects.in_doubt && self.membership.is_some() {
-            self.server.gate.doubt();
         }
         effects
     }
@@ -288,6 +296,14 @@ impl Shared {
     fn try_lease(self: &Arc<Self>, waited_from: Option<u64>) -> Found {
         let mut inner = self.inner.lock();
         match inner.machine.look(waited_from, self.membership.is_none(), now()) {
+            // Another dial is on the runtime of its caller, which runs.
+            machine::Found::Transport(Transport { link, .. }) if link.is_undriven() => {
+                let link = Arc::clone(link);
+                drop(inner);
+                link.give_up();
+                self.link_down(link.id, "the runtime that drives it does not run");
+                self.try_lease(waited_from)
+            }
             machine::Found::Transport(Transport { send, link }) => {
                 link.begin_call();
                 let call = CallGuard::new(Arc::clone(self), Arc::clone(link));
@@ -301,7 +317,7 @@ impl Shared {
     /// Makes sure that a dial is under way, if one is due: on the runtime of the caller.
     pub(in crate::grpc) fn dial(self: &Arc<Self>) -> Result<(), Error> {
         let settings = self.settings.as_ref().map_err(Error::clone)?;
-        let runtime = Handle::try_current().map_err(|_| Error::NoRuntime)?;
+        let runtime = runtime::current()?;
         if self.update(|_| Event::Wanted).start_dial {
             // The guard is inside before the task is born: a runtime that is shutting down drops the task at once.
             drop(runtime.spawn(dialing::run(self, Arc::clone(settings))));
@@ -518,6 +534,11 @@ impl Observer for Shared {
     fn limit_changed(&self) {
         self.notify_pool();
     }
+}
+
+fn life(link: &Link) -> Life {
+    let (lived, carried_a_call) = link.life();
+    Life { lived, carried_a_call }
 }
 
 impl Effects<Transport, Error> {

@@ -9,6 +9,11 @@
 //!   a pause after each failure        an attempt failed, or a connection was lost
 //! ```
 //!
+//! * A connection that is lost within [`LASTED`](super::backoff::LASTED) and has carried no call is a
+//!   [failure](super::backoff::is_failure), too: a server that accepts each connection and ends it at
+//!   once is not dialed without a pause. An attempt that began before such a loss does not undo it.
+//! * The sequence of pauses begins anew when a connection is lost that was no failure, or when the gate has
+//!   stayed proven for so long; an attempt that succeeds is not enough.
 //! * Who comes to a gate that is closed waits: for the pause to end, or for the attempt in flight.
 //! * When an attempt fails, all who were waiting get its error; they do not dial. When one succeeds, they do.
 //! * An attempt that is not done after [`STALE`] no longer bars the way: another may begin beside it. So a server that
@@ -24,7 +29,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use super::backoff::Pauses;
+use super::backoff::{LASTED, Life, Pauses, is_failure};
 use crate::grpc::error::Error;
 use crate::grpc::options::{Backoff, YEAR};
 use crate::primitive::Mutex;
@@ -43,7 +48,8 @@ pub(crate) struct Gate {
 }
 
 struct Inner {
-    proven: bool,
+    /// Since when it is proven.
+    proven: Option<Instant>,
     /// When the attempts began that hold a turn now, in that order. While not proven, one begins only when the others
     /// are stale.
     in_flight: Vec<Instant>,
@@ -57,6 +63,8 @@ struct Inner {
     /// The last failure, and when its attempt began.
     last_failure: Option<(Instant, Error)>,
     last_success: Option<Instant>,
+    /// When a connection was last lost whose loss was a failure.
+    short_lived: Option<Instant>,
 }
 
 /// What a dial gets at the gate.
@@ -79,7 +87,7 @@ impl Gate {
     pub(crate) fn new(policy: Backoff) -> Self {
         Gate {
             inner: Mutex::new(Inner {
-                proven: false,
+                proven: None,
                 in_flight: Vec::new(),
                 closings: 0,
                 pause_until: None,
@@ -87,6 +95,7 @@ impl Gate {
                 failures: 0,
                 last_failure: None,
                 last_success: None,
+                short_lived: None,
             }),
             changed: watch::Sender::new(()),
         }
@@ -114,14 +123,14 @@ impl Gate {
     fn look(&self, came: Instant, seen: u64) -> Look<'_> {
         let mut inner = self.inner.lock();
         if inner.failures != seen
-            && !inner.proven
+            && inner.proven.is_none()
             && let Some((began, error)) = &inner.last_failure
             && *began + STALE >= came
         {
             return Look::Enter(Entry::Failed(error.clone()));
         }
         let now = Instant::now();
-        let most = if inner.proven { PARALLEL } else { 1 };
+        let most = if inner.proven.is_some() { PARALLEL } else { 1 };
         let mut young = inner.in_flight.iter().filter(|began| **began + STALE > now);
         if young.clone().count() >= most
             && let Some(oldest) = young.next()
@@ -137,13 +146,37 @@ impl Gate {
         Look::Enter(Entry::Turn(Turn { gate: self, began: now, closings: inner.closings }))
     }
 
-    /// A connection was lost: until an attempt succeeds, one is made at a time.
-    pub(crate) fn doubt(&self) {
+    /// A connection was lost, or its server no longer serves. Until an attempt succeeds, one is made at a time;
+    /// after a pause, if the loss [is a failure](is_failure).
+    pub(in crate::grpc) fn lost(&self, life: Life) {
         let mut inner = self.inner.lock();
-        if inner.proven {
-            inner.proven = false;
-            inner.closings += 1;
+        // Of connections that are lost together the first one counts.
+        if inner.proven.is_none() {
+            return;
         }
+        if is_failure(life) {
+            inner.short_lived = Some(Instant::now());
+            inner.close();
+            inner.pause();
+        } else {
+            inner.close();
+            inner.pauses.reset();
+        }
+    }
+}
+
+impl Inner {
+    /// Doubtful from here on.
+    fn close(&mut self) {
+        self.closings += 1;
+        if self.proven.take().is_some_and(|since| since.elapsed() >= LASTED) {
+            self.pauses.reset();
+        }
+    }
+
+    fn pause(&mut self) {
+        let pause = self.pauses.next();
+        self.pause_until = Some(Instant::now() + pause.min(YEAR));
     }
 }
 
@@ -154,12 +187,15 @@ enum Look<'a> {
 }
 
 impl Turn<'_> {
-    pub(crate) fn succeeded(self) {
+    /// To be called before others can see the connection: its loss must find the gate proven.
+    pub(crate) fn succeeded(&self) {
         let mut inner = self.gate.inner.lock();
-        inner.proven = true;
+        if inner.short_lived.is_some_and(|lost| self.began <= lost) {
+            return;
+        }
+        inner.proven.get_or_insert_with(Instant::now);
         inner.last_success = Some(self.began);
         inner.pause_until = None;
-        inner.pauses.reset();
         // `in_flight` falls and the waiters wake in `drop`.
     }
 
@@ -170,12 +206,11 @@ impl Turn<'_> {
         }
         inner.failures += 1;
         inner.last_failure = Some((self.began, error));
-        inner.proven = false;
         if inner.closings == self.closings {
-            inner.closings += 1;
-            let pause = inner.pauses.next();
-            inner.pause_until = Some(Instant::now() + pause.min(YEAR));
+            inner.close();
+            inner.pause();
         }
+        inner.proven = None;
     }
 }
 
@@ -252,6 +287,7 @@ mod tests {
             .collect();
         tokio::task::yield_now().await;
         first.succeeded();
+        drop(first);
         let mut most = 0;
         for waiter in waiters {
             most = most.max(waiter.await.unwrap());
@@ -299,7 +335,7 @@ mod tests {
         let a = turn(gate.enter().await);
         let b = turn(gate.enter().await);
         drop((a, b));
-        gate.doubt();
+        gate.lost(Life { lived: LASTED, carried_a_call: false });
         let one = turn(gate.enter().await);
         let second = tokio::time::timeout(STALE / 2, gate.enter()).await;
         assert!(second.is_err(), "a second attempt began beside the first");
@@ -336,5 +372,54 @@ mod tests {
             drop(turn(entering.await));
         }
         assert!(gate.inner.lock().in_flight.is_empty());
+    }
+
+    const SHORT: Life = Life { lived: Duration::from_millis(1), carried_a_call: false };
+
+    /// How long each attempt waits for its turn, where each one succeeds and the connection ends like this at once.
+    async fn waits(gate: &Gate, attempts: usize, life: Life) -> Vec<u128> {
+        let mut waits = Vec::new();
+        for _ in 0..attempts {
+            let before = Instant::now();
+            turn(gate.enter().await).succeeded();
+            waits.push(before.elapsed().as_millis());
+            gate.lost(life);
+        }
+        waits
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connections_that_end_at_once_without_a_call_are_paused_as_failures() {
+        let gate = Gate::new(Backoff { jitter: 0.0, ..Backoff::POOL });
+        assert_eq!(waits(&gate, 9, SHORT).await, [0, 50, 80, 128, 205, 328, 525, 839, 1000]);
+        // One that lasts ends that, and so does one that carries a call.
+        for life in [Life { lived: LASTED, ..SHORT }, Life { carried_a_call: true, ..SHORT }] {
+            assert_eq!(waits(&gate, 3, life).await[1..], [0, 0]);
+            assert_eq!(waits(&gate, 3, SHORT).await, [0, 50, 80]);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_gate_has_stayed_proven_the_pauses_begin_anew() {
+        let gate = Gate::new(Backoff { jitter: 0.0, ..Backoff::POOL });
+        waits(&gate, 5, SHORT).await;
+        turn(gate.enter().await).succeeded();
+        tokio::time::sleep(LASTED).await;
+        // This one was made later.
+        gate.lost(SHORT);
+        assert_eq!(waits(&gate, 1, SHORT).await, [50]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_that_began_before_a_short_lived_connection_was_lost_does_not_end_the_pause() {
+        let gate = Gate::new(Backoff { jitter: 0.0, ..Backoff::POOL });
+        turn(gate.enter().await).succeeded();
+        let earlier = turn(gate.enter().await);
+        gate.lost(SHORT);
+        earlier.succeeded();
+        drop(earlier);
+        let before = Instant::now();
+        turn(gate.enter().await).succeeded();
+        assert_eq!(before.elapsed().as_millis(), 50);
     }
 }

@@ -1,6 +1,6 @@
 //! How a link is made: from a target to a socket on which the server's SETTINGS have arrived.
 //!
-//! * [`socket`] looks the host up and connects ([`happy_eyeballs`]), or a user's [`connector`] does; [`tls`] goes on top.
+//! * [`socket`] looks the host up ([`resolve`]) and connects ([`happy_eyeballs`]), or a user's [`connector`] does; [`tls`] goes on top.
 //! * [`establish`] puts the [tap](crate::grpc::link::tap) and hyper's handshake on that.
 //! * [`backoff`] is the sequence of pauses between attempts, [`gate`] what the connections of a pool dial through.
 //!
@@ -10,6 +10,7 @@ pub(in crate::grpc) mod backoff;
 pub(in crate::grpc) mod connector;
 pub(in crate::grpc) mod gate;
 mod happy_eyeballs;
+pub(in crate::grpc) mod resolve;
 mod socket;
 pub(in crate::grpc) mod tls;
 
@@ -167,7 +168,8 @@ async fn connect(way: &Way<'_>, progress: &Progress) -> Result<BoxedIo, BoxError
         Some(connector) => {
             progress.at(DialPhase::Connect);
             // Code of a user, in a task that others wait for.
-            let connecting = AssertUnwindSafe(connector.connect(way.uri.clone())).catch_unwind();
+            let connecting =
+                AssertUnwindSafe(async { connector.connect(way.uri.clone()).await }).catch_unwind();
             connecting.await.map_err(|_| "the connector panicked")??
         }
     };

@@ -6,7 +6,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
 use super::connector::BoxError;
-use super::{Options, Progress, happy_eyeballs};
+use super::{Options, Progress, happy_eyeballs, resolve};
 use crate::grpc::error::DialPhase;
 use crate::grpc::link::tap::BoxedIo;
 use crate::grpc::target::Endpoint;
@@ -22,7 +22,7 @@ pub(super) async fn connect(
 ) -> Result<BoxedIo, BoxError> {
     match endpoint {
         Endpoint::Tcp { host, port } => {
-            let mut addresses: Vec<_> = tokio::net::lookup_host((host.as_str(), *port)).await?.collect();
+            let mut addresses = resolve::look_up(host, *port).await?;
             let first = passed_over.checked_rem(addresses.len()).unwrap_or(0);
             addresses.rotate_left(first);
             progress.at(DialPhase::Connect);

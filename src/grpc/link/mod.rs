@@ -30,6 +30,9 @@ use self::slots::Slots;
 use crate::primitive::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::primitive::{Arc, Mutex, OnceLock, Weak};
 
+/// How long a request may wait for the driver to be polled before the link is not lent any more.
+const UNDRIVEN: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// For tests of what uses a link.
 #[cfg(test)]
 fn nobody() -> Weak<dyn Observer> {
@@ -92,6 +95,8 @@ pub(crate) struct Link {
     finished: AtomicBool,
     /// Requests that were given to hyper, or are about to be, and of which it has asked for nothing yet.
     unbegun: AtomicUsize,
+    /// Since when a request has waited for the driver to be polled, in ms since `born` and at least 1; 0 if none has.
+    undriven_since: AtomicU64,
     /// How many streams have been begun on it.
     begun: AtomicU32,
     /// The highest number of a stream whose head, or the beginning of that, has been written. Trailers have an earlier one's.
@@ -103,6 +108,10 @@ pub(crate) struct Link {
     /// When the last call ended, in ms since `born`.
     last_call: AtomicU64,
     born: Instant,
+    /// When it was handed over to calls.
+    in_use_since: OnceLock<Instant>,
+    /// Whether a call was ever counted on it.
+    carried_a_call: AtomicBool,
     /// A GOAWAY, what the socket's last read said, if it was the end, or a write that failed: whichever came first.
     pub(super) end: OnceLock<io::Error>,
     /// The place among the pool's sockets, where those are limited; given back with the socket, or when only its last calls
@@ -123,12 +132,15 @@ impl Link {
             calls: AtomicUsize::new(0),
             finished: AtomicBool::new(false),
             unbegun: AtomicUsize::new(0),
+            undriven_since: AtomicU64::new(0),
             begun: AtomicU32::new(0),
             head_left: AtomicU32::new(0),
             watched: AtomicBool::new(false),
             slots: Slots::new(),
             last_call: AtomicU64::new(0),
             born: Instant::now(),
+            in_use_since: OnceLock::new(),
+            carried_a_call: AtomicBool::new(false),
             end: OnceLock::new(),
             place: Mutex::new(None),
         })
@@ -196,6 +208,23 @@ impl Link {
     pub(crate) fn begin_call(&self) {
         // Relaxed: the owner's lock orders it for those who look for zero.
         self.calls.fetch_add(1, Ordering::Relaxed);
+        // Relaxed: under the owner's lock, too, and read there. Looked at first, so that the line is not written twice.
+        if !self.carried_a_call.load(Ordering::Relaxed) {
+            self.carried_a_call.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// To be called before calls can see it.
+    pub(in crate::grpc) fn comes_into_use(&self) {
+        let _ = self.in_use_since.set(Instant::now());
+        // Up to here the dial has driven it: a health check may have waited for long.
+        self.driven();
+    }
+
+    /// For how long it has been in use, and whether a call ever ran on it.
+    pub(in crate::grpc) fn life(&self) -> (std::time::Duration, bool) {
+        let lived = self.in_use_since.get().map_or(std::time::Duration::ZERO, Instant::elapsed);
+        (lived, self.carried_a_call.load(Ordering::Relaxed))
     }
 
     pub(crate) fn end_call(&self) {
@@ -209,10 +238,30 @@ impl Link {
 
     /// hyper is about to get a request.
     pub(in crate::grpc) fn expect_request(&self) {
+        // Relaxed, here and in `driven`: it is a hint. One that is lost costs a second until the next request.
+        if self.undriven_since.load(Ordering::Relaxed) == 0 {
+            self.undriven_since.store(self.age_ms().max(1), Ordering::Relaxed);
+        }
         // SeqCst, as in `end_call`: who waits in `takes_no_more` for the last call is not to hold on to this one.
         self.unbegun.fetch_add(1, Ordering::SeqCst);
         if self.finished.load(Ordering::SeqCst) {
             self.waker.wake();
+        }
+    }
+
+    /// The task that drives the socket is being polled.
+    pub(in crate::grpc) fn driven(&self) {
+        if self.undriven_since.load(Ordering::Relaxed) != 0 {
+            self.undriven_since.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether requests have waited for [`UNDRIVEN`] without the driver being polled: its runtime rests, as a current-thread
+    /// one does after its `block_on`, or all its workers are busy.
+    pub(in crate::grpc) fn is_undriven(&self) -> bool {
+        match self.undriven_since.load(Ordering::Relaxed) {
+            0 => false,
+            since => self.age_ms().saturating_sub(since) >= UNDRIVEN.as_millis() as u64,
         }
     }
 
@@ -346,6 +395,11 @@ impl Link {
         if self.idle_since().is_none() {
             self.give_place_back();
         }
+    }
+
+    /// To be called when the driver is not polled any more: the socket may stay open for ever, and does not count.
+    pub(in crate::grpc) fn give_up(&self) {
+        self.give_place_back();
     }
 
     pub(super) fn on_close(&self) {

@@ -10,6 +10,7 @@ use futures_util::stream::{self, BoxStream, StreamExt};
 use tokio::time::sleep;
 use tower::discover::{Change, Discover};
 
+use crate::grpc::dial::resolve::look_up;
 use crate::grpc::options::YEAR;
 
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -49,8 +50,10 @@ impl Addresses {
             let (scheme, host) = (scheme.clone(), host.clone());
             async move {
                 sleep(pause).await;
-                let (found, pause) = match tokio::net::lookup_host((host.as_str(), port)).await {
-                    Ok(found) => (Ok(found.map(|addr| format!("{scheme}://{addr}")).collect()), period),
+                let (found, pause) = match look_up(&host, port).await {
+                    Ok(found) => {
+                        (Ok(found.iter().map(|addr| format!("{scheme}://{addr}")).collect()), period)
+                    }
                     Err(error) => (Err(error.into()), period.min(Duration::from_secs(5))),
                 };
                 Some((found, pause))

@@ -15,7 +15,6 @@ use std::task::{Context, Poll};
 use crossbeam_utils::sync::ShardedLock;
 use futures_util::StreamExt;
 use http::{Request, Response};
-use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tonic::Status;
 use tonic::body::Body;
@@ -30,6 +29,7 @@ use crate::grpc::call::{ResponseBody, ResponseFuture};
 use crate::grpc::config::{Settings, Tuning};
 use crate::grpc::conn::lease::Lease;
 use crate::grpc::error::{Error, with_causes};
+use crate::grpc::runtime;
 use crate::grpc::trace::trace_event;
 use crate::primitive::atomic::{AtomicBool, Ordering};
 use crate::primitive::{Arc, Weak};
@@ -80,7 +80,7 @@ impl BalancedChannel {
         if self.set.driven.load(Ordering::Relaxed) {
             return;
         }
-        let Ok(runtime) = Handle::try_current() else { return };
+        let Ok(runtime) = runtime::current() else { return };
         if !self.set.driven.swap(true, Ordering::AcqRel) {
             let guard = Driving(Arc::downgrade(&self.set));
             drop(runtime.spawn(follow(guard, Arc::downgrade(&self.pool.inner))));
@@ -275,9 +275,7 @@ impl Source for BalancedSource {
         let set = &self.channel.set;
         let mut told = set.told.subscribe();
         let mut closed = self.channel.pool.inner.closed.subscribe();
-        if Handle::try_current().is_err() {
-            return Err(Error::NoRuntime);
-        }
+        let _ = runtime::current()?;
         // The senders are in `self`: no error, here and below.
         tokio::select! {
             biased;

@@ -3,18 +3,18 @@
 //! It runs on the runtime of whoever asked last when there was none, holds no pool alive, and ends with it. When its runtime
 //! ends, or there is no address left, the next get starts another.
 
-use tokio::runtime::Handle;
 use tokio::time::sleep;
 
 use super::Inner;
 use super::address::WINDOWS;
+use crate::grpc::runtime;
 use crate::primitive::atomic::Ordering;
 use crate::primitive::{Arc, Weak};
 
 /// Makes sure that there is one, where there is a runtime.
 #[cold]
 pub(super) fn start(inner: &Arc<Inner>) {
-    let Ok(runtime) = Handle::try_current() else { return };
+    let Ok(runtime) = runtime::current() else { return };
     if !inner.kept.swap(true, Ordering::AcqRel) {
         let guard = Guard(Arc::downgrade(inner));
         drop(runtime.spawn(keep(guard, inner.config.ttl / WINDOWS as u32)));
