@@ -519,13 +519,14 @@ async fn a_response_that_ends_without_an_error_before_its_trailers_is_broken_off
         assert_broken_off(&failure(call).await, Code::Internal, CallPhase::Body);
     }
     served(&conn, &mut wire).await;
-    // A server that ends the stream itself has said all that it has to say: that it is too little, says tonic.
+    // A server that ends the stream itself, without a status.
     let call = call(&conn, hello("ada"));
     let (stream, _) = wire.request().await;
     wire.answer_head(stream).await;
     wire.write(DATA, END_STREAM, stream, b"").await;
     let status = failure(call).await;
-    assert!(std::error::Error::source(&status).is_none(), "{status:?}");
+    assert!(matches!(cause(&status), Error::TruncatedResponse), "{status:?}");
+    assert_eq!(status.code(), Code::Internal);
     assert!(server.is_empty() && conn.state() == Ready);
 }
 

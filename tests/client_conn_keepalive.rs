@@ -105,6 +105,25 @@ async fn a_server_that_was_pinged_too_much_is_pinged_half_as_often_on_the_next_c
     }
 }
 
+/// Servers and proxies say ENHANCE_YOUR_CALM of overload, too.
+#[tokio::test(start_paused = true)]
+async fn a_server_that_says_to_be_calm_for_another_reason_is_pinged_as_often_as_before() {
+    let (builder, mut server) = in_memory();
+    let conn = builder.keepalive(KEEPALIVE).build().unwrap();
+    for text in [&b""[..], b"too many requests", b"too_many_pings!"] {
+        let open = call(&conn, hello("ada"));
+        let mut wire = server.accept(&[]).await;
+        let (stream, _) = wire.request().await;
+        let silent = Instant::now();
+        ping(&mut wire).await;
+        assert_about(silent.elapsed(), INTERVAL);
+        wire.goaway(stream, ENHANCE_YOUR_CALM, text).await;
+        settle().await;
+        wire.answer(stream, "well").await;
+        assert_eq!(reply(open).await, "well");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_server_that_was_pinged_too_much_by_a_stream_pool_is_pinged_half_as_often_by_all_that_follow() {
     let (connector, mut server) = pipes(CAPACITY);

@@ -176,6 +176,10 @@ fn on_a_runtime_without_timers_calls_fail_with_that_and_nothing_is_dialed_again_
         let status = GreeterClient::new(conn.clone()).say_hello(hello("ada")).await.unwrap_err();
         assert_eq!(lacks(&status), RuntimeDriver::Time);
         assert!(status.message().contains("enable_time"), "{status:?}");
+        let mut in_time = tonic::Request::new(hello("ada"));
+        in_time.set_timeout(Duration::from_secs(1));
+        let status = GreeterClient::new(conn.clone()).say_hello(in_time).await.unwrap_err();
+        assert_eq!(lacks(&status), RuntimeDriver::Time);
 
         let pool = StreamPool::builder().min_idle(1).build().unwrap();
         let mut client = GreeterClient::new(pool.channel("127.0.0.1:1").unwrap());

@@ -234,8 +234,9 @@ async fn a_server_that_nginx_cannot_reach_is_unavailable_while_the_connection_to
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
     assert!(status.message().contains("502"), "{status:?}");
     let request = StreamHelloRequest { name: "ada".to_owned(), count: 1, pause_ms: 0 };
-    let mut replies = client.stream_hello(request).await.unwrap().into_inner();
-    assert_eq!(replies.message().await.unwrap_err().code(), Code::Unavailable);
+    let status = client.stream_hello(request).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(matches!(cause(&status), Error::NotGrpc { status: 502, .. }), "{status:?}");
     assert_eq!(conn.state(), ConnectivityState::Ready);
 }
 

@@ -254,12 +254,16 @@ async fn dns_finds_a_server_on_the_loopback() {
 }
 
 #[tokio::test]
-async fn a_name_that_does_not_resolve_keeps_calls_waiting_within_their_deadlines() {
+async fn a_name_that_does_not_resolve_keeps_calls_that_wait_for_ready_waiting_within_their_deadlines() {
     let pool = StreamPool::new();
     let addresses = Addresses::dns("http", "no-such-host.invalid", 1, Duration::from_millis(20));
     let mut client = GreeterClient::new(pool.balance(addresses));
-    let status = client.say_hello(within(Duration::from_millis(200), hello("ada"))).await.unwrap_err();
+    let mut request = within(Duration::from_millis(200), hello("ada"));
+    request.extensions_mut().insert(WaitForReady(true));
+    let status = client.say_hello(request).await.unwrap_err();
     assert_eq!(status.code(), Code::DeadlineExceeded);
+    let status = client.say_hello(hello("ada")).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "one that does not wait");
 }
 
 #[tokio::test]
@@ -269,12 +273,19 @@ async fn until_something_is_told_a_call_waits_within_its_deadline() {
     let (tell, mut client) = told(&pool);
     let status = client.say_hello(within(Duration::from_millis(100), hello("ada"))).await.unwrap_err();
     assert_eq!(status.code(), Code::DeadlineExceeded);
-    let call = {
+    let spawn = |request: Request<HelloRequest>| {
         let mut client = client.clone();
-        tokio::spawn(async move { client.say_hello(hello("ada")).await })
+        tokio::spawn(async move { client.say_hello(request).await })
     };
-    // An error is nothing told.
+    let fails = spawn(Request::new(hello("ada")));
+    let mut request = Request::new(hello("ada"));
+    request.extensions_mut().insert(WaitForReady(true));
+    let call = spawn(request);
+    // An error in the place of the first addresses fails calls, but for those that wait for ready.
     tell.send(Err(io::Error::other("not yet"))).unwrap();
+    let status = fails.await.unwrap().unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(status.message().contains("not yet"), "{status:?}");
     tokio::time::sleep(Duration::from_millis(20)).await;
     assert!(!call.is_finished());
     tell.send(Ok(Change::Insert(1, server.target()))).unwrap();

@@ -10,7 +10,7 @@ use super::dial;
 use super::dial::tls::{self, TlsConfig};
 use super::error::Error;
 use super::options::Backoff;
-use super::target::{Endpoint, Target};
+use super::target::{Endpoint, Given, Target};
 
 /// What a builder collects and a connection works with as it is.
 #[derive(Clone, Debug)]
@@ -63,7 +63,7 @@ impl Tuning {
 /// What a builder collects.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
-    pub(crate) target: String,
+    pub(crate) target: Given,
     pub(crate) tls: Option<tls::SharedConfig>,
     /// For targets that use TLS where `tls` is not given.
     default_tls: tls::SharedConfig,
@@ -74,16 +74,22 @@ pub(crate) struct Options {
 impl Options {
     pub(crate) fn new(target: String, backoff: Backoff) -> Self {
         let default_tls = tls::SharedConfig::new(TlsConfig::new());
-        Options { target, tls: None, default_tls, user_agent: None, tuning: Tuning::new(backoff) }
+        Options {
+            target: Given(target),
+            tls: None,
+            default_tls,
+            user_agent: None,
+            tuning: Tuning::new(backoff),
+        }
     }
 
     /// The same options for another target.
     pub(crate) fn for_target(&self, target: &str) -> Self {
-        Options { target: target.to_owned(), ..self.clone() }
+        Options { target: Given(target.to_owned()), ..self.clone() }
     }
 
     pub(crate) fn check(self) -> Result<Settings, Error> {
-        let target = Target::parse(&self.target)?;
+        let target = Target::parse(&self.target.0)?;
         let tls = match (target.tls, self.tls) {
             (Some(false), Some(_)) => {
                 return Err(Error::config("tls", "the target's scheme is http, not https"));

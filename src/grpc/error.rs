@@ -85,6 +85,18 @@ pub enum Error {
         /// What HTTP/2 reported.
         source: Cause,
     },
+    /// The answer is not one of a gRPC server, but, for example, a page of a proxy that cannot reach it, or of a web server.
+    /// The status code is the one that gRPC prescribes for the HTTP status ("HTTP to gRPC Status Code Mapping"), `Internal` for
+    /// 431, and `Unknown` for any other.
+    #[non_exhaustive]
+    NotGrpc {
+        /// The HTTP status.
+        status: u16,
+        /// The `content-type`, escaped; `None` if there is none.
+        content_type: Option<String>,
+    },
+    /// The server ended the response in the middle of a message, or without its status. Status code `Internal`.
+    TruncatedResponse,
     /// The call's own deadline (`grpc-timeout`) passed. Status code `DeadlineExceeded`.
     #[non_exhaustive]
     DeadlineExceeded {
@@ -215,6 +227,8 @@ impl Error {
             | Error::NoAddresses => Code::Unavailable,
             Error::Exhausted { .. } => Code::ResourceExhausted,
             Error::Interrupted { source, .. } => interrupted_code(&**source),
+            Error::NotGrpc { status, .. } => http_code(*status),
+            Error::TruncatedResponse => Code::Internal,
             Error::DeadlineExceeded { .. } => Code::DeadlineExceeded,
             Error::Closed => Code::Cancelled,
         }
@@ -240,25 +254,33 @@ fn interrupted_code(source: &(dyn StdError + 'static)) -> Code {
     }
 }
 
-/// How it is known that a server did nothing with a request that had been sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum NotProcessed {
-    /// RST_STREAM with REFUSED_STREAM: RFC 9113, section 8.7.
-    Refused,
-    /// A GOAWAY whose last stream is an earlier one: section 6.8. Only such streams get the server's GOAWAY for an error; those
-    /// that it covers go on, or end with the socket's error.
-    AfterGoaway,
+/// "HTTP to gRPC Status Code Mapping" of the gRPC specification; 431 is grpc-go's.
+fn http_code(status: u16) -> Code {
+    match status {
+        400 | 431 => Code::Internal,
+        401 => Code::Unauthenticated,
+        403 => Code::PermissionDenied,
+        404 => Code::Unimplemented,
+        429 | 502..=504 => Code::Unavailable,
+        _ => Code::Unknown,
+    }
 }
 
-pub(crate) fn not_processed(error: &(dyn StdError + 'static)) -> Option<NotProcessed> {
-    let h2 = chain(error).find_map(|error| error.downcast_ref::<h2::Error>())?;
-    if !h2.is_remote() {
-        return None;
-    }
-    if h2.is_go_away() {
-        return Some(NotProcessed::AfterGoaway);
-    }
-    (h2.is_reset() && h2.reason() == Some(h2::Reason::REFUSED_STREAM)).then_some(NotProcessed::Refused)
+/// Whether a server says that it did nothing with a request that had been sent: RST_STREAM with REFUSED_STREAM (RFC 9113,
+/// section 8.7), or a GOAWAY whose last stream is an earlier one (section 6.8). h2 reports a server's GOAWAY only to such
+/// streams; those that it covers go on, or end with the socket's error.
+pub(crate) fn is_not_processed(error: &(dyn StdError + 'static)) -> bool {
+    chain(error).find_map(|error| error.downcast_ref::<h2::Error>()).is_some_and(|h2| {
+        let is_refused = h2.is_reset() && h2.reason() == Some(h2::Reason::REFUSED_STREAM);
+        h2.is_remote() && (h2.is_go_away() || is_refused)
+    })
+}
+
+/// Whether an error of HTTP/2 says no more than that the socket ended.
+pub(crate) fn is_end_of_socket(error: &(dyn StdError + 'static)) -> bool {
+    let h2_is_io =
+        |error: &(dyn StdError + 'static)| error.downcast_ref::<h2::Error>().is_some_and(h2::Error::is_io);
+    chain(error).any(|error| error.is::<std::io::Error>() || h2_is_io(error))
 }
 
 /// An error and its causes, the outermost first.
@@ -283,6 +305,14 @@ impl fmt::Display for Error {
             Error::NotServing { target, service, .. } => write!(f, "{target} is not serving {service:?}"),
             Error::NotProcessed { .. } => f.write_str("the server did not process the request"),
             Error::Interrupted { phase, .. } => write!(f, "the call broke off while {phase}"),
+            Error::NotGrpc { status, content_type } => {
+                write!(f, "the answer is not gRPC: HTTP status {status}, ")?;
+                match content_type {
+                    Some(kind) => write!(f, "content-type \"{kind}\""),
+                    None => f.write_str("no content-type"),
+                }
+            }
+            Error::TruncatedResponse => f.write_str("the server ended the response before it was complete"),
             Error::DeadlineExceeded { phase, timeout } => {
                 write!(f, "the call's deadline of {timeout:?} passed while {phase}")
             }
@@ -309,7 +339,9 @@ impl StdError for Error {
             | Error::Dial { source, .. }
             | Error::NotProcessed { source, .. }
             | Error::Interrupted { source, .. } => Some(&**source),
-            Error::DeadlineExceeded { .. }
+            Error::NotGrpc { .. }
+            | Error::TruncatedResponse
+            | Error::DeadlineExceeded { .. }
             | Error::Exhausted { .. }
             | Error::NoAddresses
             | Error::Closed

@@ -1,6 +1,7 @@
 //! Where a connection goes: `http://host:port`, `https://host:port`, `host:port`, `dns:///host:port`,
 //! `unix:/path`.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -32,8 +33,26 @@ pub(crate) enum Endpoint {
 
 impl Target {
     pub(crate) fn parse(text: &str) -> Result<Target, Error> {
-        parse(text).map_err(|source| Error::InvalidTarget { target: text.to_owned(), source })
+        parse(text).map_err(|source| Error::InvalidTarget { target: redacted(text), source })
     }
+}
+
+/// A target as the user gave it. It is not known to be valid; a user and a password in it are in no output.
+#[derive(Clone)]
+pub(crate) struct Given(pub(crate) String);
+
+impl fmt::Debug for Given {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&redacted(&self.0), f)
+    }
+}
+
+/// The text without what may be a user and a password: all up to the last `@`, but for the scheme.
+pub(crate) fn redacted(text: &str) -> String {
+    let Some((before, host)) = text.rsplit_once('@') else { return text.to_owned() };
+    let scheme = before.split_once("://").map_or("", |(scheme, _)| scheme);
+    let separator = if scheme.is_empty() { "" } else { "://" };
+    format!("{scheme}{separator}***@{host}")
 }
 
 fn parse(text: &str) -> Result<Target, TargetError> {
@@ -151,7 +170,7 @@ mod tests {
     fn problem(text: &str) -> TargetError {
         match Target::parse(text) {
             Err(Error::InvalidTarget { target, source }) => {
-                assert_eq!(target, text);
+                assert_eq!(target, redacted(text));
                 source
             }
             other => panic!("{text}: {other:?}"),
@@ -204,6 +223,25 @@ mod tests {
         assert!(matches!(problem("http://[zz]:1"), TargetError::Malformed(_)));
         assert!(matches!(problem("a b:1"), TargetError::Malformed(_)));
         assert!(matches!(problem("http://a\u{e9}b:1"), TargetError::Malformed(_)));
+    }
+
+    #[test]
+    fn a_user_and_a_password_are_in_no_output() {
+        for (target, shown) in [
+            ("http://u:secret@h:1", "http://***@h:1"),
+            ("u:secret@h:1", "***@h:1"),
+            ("https://u:se@cret@h", "https://***@h"),
+            ("http://u:se/cret@h", "http://***@h"),
+            ("http://u:secret@", "http://***@"),
+            ("http://h:1", "http://h:1"),
+        ] {
+            assert_eq!(redacted(target), shown);
+            let given = format!("{:?}", Given(target.to_owned()));
+            let error = Target::parse(target).err();
+            let all =
+                format!("{given} {error:?} {}", error.as_ref().map_or(String::new(), ToString::to_string));
+            assert!(!all.contains("secret") && !all.contains("cret@"), "{all}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout_at};
 
 use crate::grpc::error::{CallPhase, Error};
+use crate::grpc::runtime;
 
 /// When a call must be over, and what its caller allowed.
 #[derive(Clone, Copy)]
@@ -20,10 +21,8 @@ impl Deadline {
     /// None without a `grpc-timeout`, or for one beyond what the clock can count, which never passes.
     pub(super) fn of(headers: &HeaderMap) -> Result<Option<Self>, Error> {
         let Some(timeout) = grpc_timeout(headers) else { return Ok(None) };
-        // A clock needs a runtime.
-        if Handle::try_current().is_err() {
-            return Err(Error::NoRuntime);
-        }
+        // A clock needs a runtime, and one with timers.
+        let _ = runtime::current()?;
         Ok(Instant::now().checked_add(timeout).map(|at| Deadline { at, timeout }))
     }
 

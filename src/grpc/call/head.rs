@@ -2,7 +2,11 @@
 
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response};
+use http_body::Body;
+
+use crate::grpc::error::Error;
+use crate::grpc::metadata::sanitize;
 
 /// What it takes to send the head of a request again. Most have no more than `te`, `content-type` and a deadline: these are kept
 /// in place, so that a call which is sent once, as nearly all are, allocates nothing for the others. Extensions end here; no
@@ -44,13 +48,45 @@ impl KeptHead {
     }
 }
 
-/// Whether this is no response of a gRPC server but, say, a proxy's page about a server that it cannot reach. Without its text,
-/// which tonic would take for a broken message, tonic maps the HTTP status as gRPC prescribes ("HTTP to gRPC Status Code
-/// Mapping").
-pub(super) fn is_plain_http<B>(response: &Response<B>) -> bool {
-    let kind = response.headers().get(CONTENT_TYPE);
-    response.status() != StatusCode::OK
-        && !kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+/// Who has answered.
+pub(super) enum ResponseKind {
+    /// A gRPC server. Its status is in the trailers, or in the head if there is nothing else.
+    Grpc,
+    /// Something else that speaks HTTP: a proxy with a page about a server that it cannot reach, or a web server.
+    Other(Error),
+}
+
+const STATUS: HeaderName = HeaderName::from_static("grpc-status");
+
+/// Reads a response's head, and leaves in it what tonic may see: of a status only one that ends the call, and only what can be
+/// decoded.
+pub(super) fn kind_of<B: Body>(response: &mut Response<B>) -> ResponseKind {
+    let content_type = response.headers().get(CONTENT_TYPE);
+    let is_grpc = content_type.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+    let ends = response.body().is_end_stream();
+    // A head that ends its stream and has a status is an answer, whatever else it lacks.
+    let is_answer = ends && response.headers().contains_key(STATUS);
+    if !is_grpc && !is_answer {
+        let content_type = content_type.map(|kind| kind.as_bytes().escape_ascii().to_string());
+        let status = response.status().as_u16();
+        return ResponseKind::Other(Error::NotGrpc { status, content_type });
+    }
+    let headers = response.headers_mut();
+    if ends {
+        sanitize(headers);
+    } else {
+        // What follows may end in another status, which is the one that counts.
+        remove_status(headers);
+    }
+    ResponseKind::Grpc
+}
+
+fn remove_status(headers: &mut HeaderMap) {
+    for name in
+        [STATUS, HeaderName::from_static("grpc-message"), HeaderName::from_static("grpc-status-details-bin")]
+    {
+        headers.remove(name);
+    }
 }
 
 #[cfg(test)]

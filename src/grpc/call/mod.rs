@@ -1,12 +1,15 @@
 //! A request's way in: from the request that tonic's generated client hands over to the end of the response's body.
 //!
-//! * The loop in this file leases a connection from a [`Source`], sends the request, and sends it again when it is certain
-//!   that no server has processed it.
-//! * [`head`] and [`deadline`] are what the loop reads and writes of heads; [`response_body`] is what the caller gets.
+//! * The loop in this file leases a connection from a [`Source`], sends the request, and asks the [`verdict`] when that fails:
+//!   it is sent again when it is certain that no server has processed it.
+//! * [`head`] and [`deadline`] are what the loop reads and writes of heads; [`response_body`] is what the caller gets, whose
+//!   messages [`framing`] follows.
 
 mod deadline;
+mod framing;
 mod head;
 mod response_body;
+mod verdict;
 
 use std::fmt;
 use std::pin::{Pin, pin};
@@ -20,20 +23,15 @@ use tonic::body::Body;
 use tower_service::Service;
 
 use self::deadline::{Deadline, within};
-use self::head::{KeptHead, is_plain_http};
+use self::head::{KeptHead, ResponseKind, kind_of};
 pub use self::response_body::ResponseBody;
+use self::verdict::{Attempts, Reached, Verdict};
 use super::config::{Settings, Tuning};
 use super::conn::ClientConn;
 use super::conn::lease::Lease;
-use super::error::{CallPhase, Error, NotProcessed, not_processed};
+use super::error::{CallPhase, Error, is_not_processed};
 use super::link::request_body::CallBody;
 use crate::primitive::Arc;
-
-/// How often one request that was not processed, since its connection was just lost, is handed to the next one.
-const MAX_RESENDS: usize = 16;
-
-/// How often one request is sent again that the server refused (REFUSED_STREAM), as gRPC has it: once.
-const MAX_REFUSALS: usize = 1;
 
 /// In a request's extensions: whether the call waits while the connection cannot be established, instead of failing with
 /// the reason. gRPC's `wait_for_ready`. Takes precedence over the builder's option.
@@ -134,7 +132,7 @@ async fn call(mut source: impl Source, mut request: Request<Body>) -> Result<Res
     let kept = (limit > 0).then(|| KeptHead::new(&head));
     let (body, first) = CallBody::new(body, limit);
     let mut request = Request::from_parts(head, first);
-    let (mut resends, mut refusals) = (0, 0);
+    let mut attempts = Attempts::default();
     loop {
         let leased = within(deadline, CallPhase::Connect, pin!(source.lease(wait_for_ready))).await?;
         let (Lease { mut send, mut call }, settings) = match leased {
@@ -153,12 +151,12 @@ async fn call(mut source: impl Source, mut request: Request<Body>) -> Result<Res
         call.body = Some(Arc::clone(&body));
         let answer = pin!(send.try_send_request(request));
         let mut error = match within(deadline, CallPhase::Response, answer).await? {
-            Ok(response) => {
+            Ok(mut response) => {
                 body.settle();
-                if is_plain_http(&response) {
-                    return Ok(response.map(|_| ResponseBody::default()));
-                }
-                return Ok(response.map(|body| ResponseBody::new(body, call, deadline)));
+                return match kind_of(&mut response) {
+                    ResponseKind::Grpc => Ok(response.map(|body| ResponseBody::new(body, call, deadline))),
+                    ResponseKind::Other(error) => Err(error.into()),
+                };
             }
             Err(error) => error,
         };
@@ -167,33 +165,35 @@ async fn call(mut source: impl Source, mut request: Request<Body>) -> Result<Res
         if let Some(status) = call.ended_here() {
             return Err(status);
         }
-        let head = match unsent {
-            Some(unsent) => {
-                call.gave_back();
-                Some(unsent.into_parts().0)
-            }
-            None => {
-                match not_processed(&error) {
-                    // hyper drops what it has taken and not sent when the connection ends, or takes no more.
-                    None if body.has_not_left(&call.link) => {}
-                    None => {
-                        call.tell_failure();
-                        return Err(Error::interrupted(CallPhase::Response, Arc::new(error)).into());
-                    }
-                    Some(NotProcessed::Refused) => refusals += 1,
-                    Some(NotProcessed::AfterGoaway) => {}
-                }
-                kept.as_ref().map(KeptHead::again)
-            }
+        let is_unsent = unsent.is_some();
+        let reached = match is_not_processed(&error) {
+            _ if is_unsent => Reached::Nothing,
+            true => Reached::Server,
+            // hyper drops what it has taken and not sent when the connection ends, or takes no more.
+            false if body.has_not_left(&call.link) => Reached::Nothing,
+            false => Reached::Application,
         };
-        resends += 1;
+        if is_unsent {
+            call.gave_back();
+        }
+        let head =
+            unsent.map_or_else(|| kept.as_ref().map(KeptHead::again), |unsent| Some(unsent.into_parts().0));
+        let error = call.cause_of(Arc::new(error));
+        if reached == Reached::Application {
+            call.tell_failure();
+        }
         // Ends the attempt: from here on it takes nothing from the body any more.
         drop(call);
-        request = match (head, body.begin_attempt()) {
-            (Some(head), Some(body)) if resends <= MAX_RESENDS && refusals <= MAX_REFUSALS => {
-                Request::from_parts(head, body)
+        let again = head.zip(body.begin_attempt());
+        let passed = deadline.filter(Deadline::has_passed);
+        let verdict = attempts.failed(reached, again.is_some(), passed.is_some());
+        request = match (verdict, again, passed) {
+            (Verdict::Again, Some((head, body)), _) => Request::from_parts(head, body),
+            (Verdict::DeadlineExceeded, _, Some(deadline)) => {
+                return Err(deadline.passed(CallPhase::Response).into());
             }
-            _ => return Err(Error::NotProcessed { source: Arc::new(error) }.into()),
+            (Verdict::Interrupted, ..) => return Err(Error::interrupted(CallPhase::Response, error).into()),
+            _ => return Err(Error::NotProcessed { source: error }.into()),
         };
     }
 }

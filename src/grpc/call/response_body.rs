@@ -12,8 +12,10 @@ use tokio::time::{Sleep, sleep_until};
 use tonic::Status;
 
 use super::deadline::Deadline;
+use super::framing::Framing;
 use crate::grpc::conn::lease::CallGuard;
 use crate::grpc::error::{CallPhase, Cause, Error};
+use crate::grpc::metadata::sanitize;
 use crate::primitive::Arc;
 
 /// The body of a response. It keeps its connection open: the socket closes after its end or its drop, however
@@ -30,14 +32,20 @@ pub struct ResponseBody {
 struct Live {
     body: Incoming,
     call: CallGuard,
+    /// Which of the messages the frames so far have completed.
+    framing: Framing,
     /// The call's deadline holds for the body, too. Boxed when the body is first waited for: most have arrived by then.
     deadline: Option<(Deadline, Option<Pin<Box<Sleep>>>)>,
 }
 
 impl ResponseBody {
     pub(super) fn new(body: Incoming, call: CallGuard, deadline: Option<Deadline>) -> Self {
+        if body.is_end_stream() {
+            // The head was all, its status included.
+            return ResponseBody::default();
+        }
         let deadline = deadline.map(|deadline| (deadline, None));
-        ResponseBody { live: Some(Live { body, call, deadline }) }
+        ResponseBody { live: Some(Live { body, call, framing: Framing::default(), deadline }) }
     }
 }
 
@@ -53,7 +61,8 @@ impl Live {
         }
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
             return Poll::Ready(match frame {
-                Some(frame) => Some(frame.map_err(|error| self.broke_off(Arc::new(error)))),
+                Some(Ok(mut frame)) => Some(self.check(&mut frame).map(|()| frame)),
+                Some(Err(error)) => Some(Err(self.broke_off(Arc::new(error)))),
                 // hyper takes a stream that was reset with NO_ERROR for one that has ended, and so one that a GOAWAY of that
                 // code leaves out: then it is the connection that was lost.
                 None if !self.body.is_end_stream() => {
@@ -63,7 +72,8 @@ impl Live {
                     };
                     Some(Err(self.broke_off(error)))
                 }
-                None => None,
+                // Without trailers there is no status, and tonic would take the call for one that succeeded.
+                None => Some(Err(Error::TruncatedResponse.into())),
             });
         }
         match &mut self.deadline {
@@ -77,11 +87,30 @@ impl Live {
         }
     }
 
+    /// Checks a frame against those before it, and mends the status that it may carry.
+    fn check(&mut self, frame: &mut Frame<Bytes>) -> Result<(), Status> {
+        if let Some(data) = frame.data_ref() {
+            self.framing.read(data);
+        } else if let Some(trailers) = frame.trailers_mut() {
+            sanitize(trailers);
+            let is_ok = trailers.get("grpc-status").is_some_and(|status| status == "0");
+            if is_ok && self.framing.is_within_message() {
+                return Err(Error::TruncatedResponse.into());
+            }
+        }
+        Ok(())
+    }
+
     fn broke_off(&self, error: Cause) -> Status {
-        self.call.ended_here().unwrap_or_else(|| {
-            self.call.tell_failure();
-            Error::interrupted(CallPhase::Body, error).into()
-        })
+        if let Some(status) = self.call.ended_here() {
+            return status;
+        }
+        self.call.tell_failure();
+        match &self.deadline {
+            // A server whose own timer for the call has fired resets the stream.
+            Some((deadline, _)) if deadline.has_passed() => deadline.passed(CallPhase::Body).into(),
+            _ => Error::interrupted(CallPhase::Body, self.call.cause_of(error)).into(),
+        }
     }
 }
 
@@ -96,7 +125,8 @@ impl HttpBody for ResponseBody {
         let Some(live) = &mut self.live else { return Poll::Ready(None) };
         let frame = ready!(live.poll_frame(cx));
         let last = match &frame {
-            Some(Ok(frame)) => frame.is_trailers() || live.body.is_end_stream(),
+            // Behind data there are trailers yet, or it is an error that there are none.
+            Some(Ok(frame)) => frame.is_trailers(),
             Some(Err(_)) | None => true,
         };
         if last {
@@ -108,7 +138,7 @@ impl HttpBody for ResponseBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.live.as_ref().is_none_or(|live| live.body.is_end_stream())
+        self.live.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {

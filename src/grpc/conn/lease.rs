@@ -5,7 +5,7 @@ use tonic::Status;
 
 use super::shared::Shared;
 use super::state::ConnectivityState;
-use crate::grpc::error::Error;
+use crate::grpc::error::{Cause, Error, is_end_of_socket};
 use crate::grpc::link::request_body::{CallBody, RequestBody};
 use crate::grpc::link::{Link, Observer};
 use crate::primitive::Arc;
@@ -54,6 +54,14 @@ impl CallGuard {
             return Some(Error::Closed.into());
         }
         self.body.as_ref()?.failure()
+    }
+
+    /// Why the call broke off: where HTTP/2 knows only that the socket ended, what the link knows of the reason.
+    pub(in crate::grpc) fn cause_of(&self, error: Cause) -> Cause {
+        match self.link.end() {
+            Some(end) if is_end_of_socket(&*error) => Arc::new(end),
+            _ => error,
+        }
     }
 
     /// hyper gave a request back: it knows before the tap does that this link takes no more of them.

@@ -413,8 +413,9 @@ mod tests {
         let down: &[Ev] = &[Wanted, failed(false)];
         let shut: &[Ev] = &[close()];
         let closing: &[Ev] = &[Wanted, close()];
+        type Row<'a> = (&'a str, &'a [Ev], Ev, Outcome, State, Option<&'a str>, bool, bool, bool);
         #[rustfmt::skip]
-        let table: &[(&str, &[Ev], Ev, Outcome, State, Option<&str>, bool, bool, bool)] = &[
+        let table: &[Row<'_>] = &[
             // history                   event               outcome     state               failure        dials  start  doubt
             ("idle", idle,               Wanted,             Applied,    State::Connecting,       None,              true,  true,  false),
             ("idle", idle,               lost.clone(),       Ignored,    State::Idle,             None,              false, false, false),
@@ -483,8 +484,9 @@ mod tests {
     fn a_call_fails_with_the_attempt_that_it_has_waited_for_whatever_has_become_of_the_state() {
         let now = Instant::now();
         let nothing = |attempts| Found::Nothing { attempts };
+        type Row<'a> = (&'a [Ev], Option<u64>, bool, Found<'a, u64, &'a str>);
         #[rustfmt::skip]
-        let table: &[(&[Ev], Option<u64>, bool, Found<'_, u64, &str>)] = &[
+        let table: &[Row<'_>] = &[
             (&[], None, true, nothing(0)),
             (&[Event::Wanted], Some(0), true, nothing(0)),
             (&[Event::Wanted, connected(7)], None, true, Found::Transport(&7)),

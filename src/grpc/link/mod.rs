@@ -112,7 +112,9 @@ pub(crate) struct Link {
     in_use_since: OnceLock<Instant>,
     /// Whether a call was ever counted on it.
     carried_a_call: AtomicBool,
-    /// A GOAWAY, what the socket's last read said, if it was the end, or a write that failed: whichever came first.
+    /// What the first GOAWAY says.
+    goaway: OnceLock<String>,
+    /// What the socket's last read said, if it was the end, or a write that failed: whichever came first.
     pub(super) end: OnceLock<io::Error>,
     /// The place among the pool's sockets, where those are limited; given back with the socket, or when only its last calls
     /// run on it.
@@ -141,6 +143,7 @@ impl Link {
             born: Instant::now(),
             in_use_since: OnceLock::new(),
             carried_a_call: AtomicBool::new(false),
+            goaway: OnceLock::new(),
             end: OnceLock::new(),
             place: Mutex::new(None),
         })
@@ -153,9 +156,16 @@ impl Link {
         self.end().unwrap_or_else(not_http2)
     }
 
-    /// What the server's part of it ended with, if that has: see the field.
+    /// What the server's part of it ended with, if that has, and what the server said of it before.
     pub(in crate::grpc) fn end(&self) -> Option<io::Error> {
-        self.end.get().map(copy)
+        match (self.end.get(), self.goaway.get()) {
+            (None, None) => None,
+            (Some(end), None) => Some(copy(end)),
+            (None, Some(goaway)) => Some(io::Error::new(io::ErrorKind::ConnectionReset, goaway.as_str())),
+            (Some(end), Some(goaway)) => {
+                Some(io::Error::new(end.kind(), format!("{end}; before that, {goaway}")))
+            }
+        }
     }
 
     pub(crate) fn phase(&self) -> LinkPhase {
@@ -361,7 +371,7 @@ impl Link {
             owner.too_many_pings();
         }
         let why = describe(&goaway);
-        let _ = self.end.set(io::Error::new(io::ErrorKind::ConnectionReset, why.as_str()));
+        let _ = self.goaway.set(why.clone());
         self.drain(&why);
     }
 

@@ -12,6 +12,7 @@ use tower::discover::{Change, Discover};
 
 use crate::grpc::dial::resolve::look_up;
 use crate::grpc::options::YEAR;
+use crate::primitive::Arc;
 
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -31,20 +32,25 @@ pub(super) type Feed = BoxStream<'static, Result<Vec<String>, BoxError>>;
 pub struct Addresses {
     feed: Feed,
     what: &'static str,
+    /// What is looked up, for errors.
+    name: Arc<str>,
 }
 
 impl Addresses {
     /// These, and no others.
     pub fn list(addresses: impl IntoIterator<Item = impl Into<String>>) -> Self {
         let all: Vec<String> = addresses.into_iter().map(Into::into).collect();
-        Addresses { feed: stream::iter([Ok(all)]).boxed(), what: "list" }
+        Addresses { feed: stream::iter([Ok(all)]).boxed(), what: "list", name: Arc::from("a list") }
     }
 
     /// Each address that `host` resolves to, with this port, as `scheme://address:port` (`http` or `https`); looked up again
-    /// after `period`, at least 100 ms. A look-up that fails changes nothing, and is repeated after the same time, at most 5 s. With `https` the
+    /// after `period`, at least 100 ms. A look-up that fails changes nothing, and is repeated after the same time, at most 5 s;
+    /// until one has succeeded, calls fail with its error ([`Error::Dial`](crate::grpc::Error), code `Unavailable`), or wait with
+    /// [`WaitForReady`](crate::grpc::WaitForReady). With `https` the
     /// connections need [`TlsConfig::server_name`](crate::grpc::TlsConfig), since the certificates bear the name.
     pub fn dns(scheme: impl Into<String>, host: impl Into<String>, port: u16, period: Duration) -> Self {
         let (scheme, host) = (scheme.into(), host.into());
+        let name = Arc::from(format!("{host}:{port}"));
         let period = period.clamp(Duration::from_millis(100), YEAR);
         let feed = stream::unfold(Duration::ZERO, move |pause| {
             let (scheme, host) = (scheme.clone(), host.clone());
@@ -59,11 +65,12 @@ impl Addresses {
                 Some((found, pause))
             }
         });
-        Addresses { feed: feed.boxed(), what: "dns" }
+        Addresses { feed: feed.boxed(), what: "dns", name }
     }
 
     /// What a tower [`Discover`] tells, which may be any stream of `Result<Change<_, String>, _>`: of an xDS client, of Kubernetes'
-    /// API, of a file that is watched. When it ends, the last addresses stay; an error changes nothing.
+    /// API, of a file that is watched. When it ends, the last addresses stay; an error changes nothing, but
+    /// before the first addresses calls fail with it.
     pub fn discover<D>(discover: D) -> Self
     where
         D: Discover<Service = String> + Send + 'static,
@@ -76,11 +83,11 @@ impl Addresses {
             let all = news.map(|()| told.known.iter().map(|(_, address)| address.clone()).collect());
             Some((all, told))
         });
-        Addresses { feed: feed.boxed(), what: "discover" }
+        Addresses { feed: feed.boxed(), what: "discover", name: Arc::from("a discovered set of addresses") }
     }
 
-    pub(super) fn into_feed(self) -> Feed {
-        self.feed
+    pub(super) fn into_feed(self) -> (Arc<str>, Feed) {
+        (self.name, self.feed)
     }
 }
 

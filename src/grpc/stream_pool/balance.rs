@@ -2,11 +2,12 @@
 //!
 //! # Protocol
 //!
-//! * `Set::members` is what a call chooses from, and is replaced as a whole by [`Set::apply`], with what the feed told last. Each
+//! * `Set::members` is what a call chooses from, and is replaced as a whole by [`Set::apply`], with what the feed reported last. Each
 //!   member is counted in its address's `sets`, which keeps it connected.
 //! * The feed is polled by one task at most (`driven`), on the runtime of a call that found none; when that runtime ends, the
 //!   next call starts another, with the feed where it was. The task holds the set weakly.
-//! * Until the feed has told something, calls wait for it (`told`).
+//! * Until the feed has reported something, calls wait for it (`reported`). While that is only an error, they fail with it, unless
+//!   they wait for ready.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -28,8 +29,9 @@ use crate::grpc::call::Source;
 use crate::grpc::call::{ResponseBody, ResponseFuture};
 use crate::grpc::config::{Settings, Tuning};
 use crate::grpc::conn::lease::Lease;
-use crate::grpc::error::{Error, with_causes};
+use crate::grpc::error::{Cause, DialPhase, Error, with_causes};
 use crate::grpc::runtime;
+use crate::grpc::target::redacted;
 use crate::grpc::trace::trace_event;
 use crate::primitive::atomic::{AtomicBool, Ordering};
 use crate::primitive::{Arc, Weak};
@@ -53,17 +55,29 @@ struct Set {
     feed: tokio::sync::Mutex<Option<Feed>>,
     /// Whether a task polls `feed`.
     driven: AtomicBool,
-    /// Whether the feed has told anything yet.
-    told: watch::Sender<bool>,
+    reported: watch::Sender<Reported>,
+    /// What the feed looks up.
+    name: Arc<str>,
+}
+
+/// What the feed has reported so far.
+#[derive(Clone, Debug)]
+enum Reported {
+    Nothing,
+    /// No addresses, but this error.
+    Failed(Cause),
+    Addresses,
 }
 
 impl BalancedChannel {
     pub(super) fn new(pool: StreamPool, addresses: Addresses) -> Self {
+        let (name, feed) = addresses.into_feed();
         let set = Arc::new(Set {
             members: ShardedLock::new(Vec::new()),
-            feed: tokio::sync::Mutex::new(Some(addresses.into_feed())),
+            feed: tokio::sync::Mutex::new(Some(feed)),
             driven: AtomicBool::new(false),
-            told: watch::Sender::new(false),
+            reported: watch::Sender::new(Reported::Nothing),
+            name,
         });
         let channel = BalancedChannel { pool, set };
         channel.follow();
@@ -106,7 +120,8 @@ impl Service<Request<Body>> for BalancedChannel {
 
     fn call(&mut self, request: Request<Body>) -> ResponseFuture {
         self.follow();
-        ResponseFuture::new(BalancedSource { channel: self.clone() }, request)
+        let source = BalancedSource { channel: self.clone(), used: Vec::new() };
+        ResponseFuture::new(source, request)
     }
 }
 
@@ -123,14 +138,14 @@ impl Drop for Driving {
 
 async fn follow(driving: Driving, pool: Weak<Inner>) {
     let Some(set) = driving.0.upgrade() else { return };
-    let mut told = set.told.subscribe();
+    let mut reported = set.reported.subscribe();
     // Dials that were begun elsewhere may have ended with their runtime. Not under the lock: it may wake waiters.
     let members = read(&set.members).clone();
     drop(set);
     members.iter().for_each(Address::warm);
     drop(members);
-    // The set is gone when the sender of `told` is.
-    let gone = async move { while told.changed().await.is_ok() {} };
+    // The set is gone when the sender of `reported` is.
+    let gone = async move { while reported.changed().await.is_ok() {} };
     tokio::select! {
         () = gone => {}
         () = follow_feed(&driving.0, &pool) => {}
@@ -151,10 +166,11 @@ async fn follow_feed(set: &Weak<Set>, pool: &Weak<Inner>) {
             Ok(addresses) => set.apply(&StreamPool { inner }, addresses),
             Err(error) => {
                 trace_event!("addresses not updated", error = with_causes(&*error));
+                set.failed(Arc::from(error));
             }
         }
     }
-    // Nothing more will be told: let nobody start another task for it.
+    // Nothing more will be reported: let nobody start another task for it.
     std::future::pending().await
 }
 
@@ -201,7 +217,7 @@ impl Set {
             match pool.find(&name) {
                 Ok(address) => now.push(address),
                 Err(error) => {
-                    trace_event!("address left out", address = name, error = with_causes(&error));
+                    trace_event!("address left out", address = redacted(&name), error = with_causes(&error));
                 }
             }
         }
@@ -213,10 +229,21 @@ impl Set {
         for address in before {
             address.sets.fetch_sub(1, Ordering::Relaxed);
         }
-        self.told.send_replace(true);
+        self.reported.send_replace(Reported::Addresses);
     }
 
-    /// The better of two, of those that are not passed over. `tried` are the names that have failed this attempt.
+    /// The feed has an error in the place of addresses. Those that there are stay.
+    fn failed(&self, error: Cause) {
+        self.reported.send_if_modified(|reported| {
+            let is_first = !matches!(reported, Reported::Addresses);
+            if is_first {
+                *reported = Reported::Failed(error);
+            }
+            is_first
+        });
+    }
+
+    /// The better of two, of those whose names are not in `tried`.
     fn choose(&self, tried: &[Arc<str>]) -> Option<Arc<Address>> {
         let members = read(&self.members);
         if members.is_empty() {
@@ -264,6 +291,8 @@ impl Drop for Set {
 /// One request's way to a connection: another address for each attempt.
 struct BalancedSource {
     channel: BalancedChannel,
+    /// The addresses of earlier attempts. They are used again only when there is no other.
+    used: Vec<Arc<str>>,
 }
 
 impl Source for BalancedSource {
@@ -273,26 +302,44 @@ impl Source for BalancedSource {
 
     async fn lease(&mut self, wait_for_ready: bool) -> Result<(Lease, Arc<Settings>), Error> {
         let set = &self.channel.set;
-        let mut told = set.told.subscribe();
+        let mut reported = set.reported.subscribe();
         let mut closed = self.channel.pool.inner.closed.subscribe();
         let _ = runtime::current()?;
         // The senders are in `self`: no error, here and below.
-        tokio::select! {
+        let is_enough = |reported: &Reported| match reported {
+            Reported::Nothing => false,
+            Reported::Failed(_) => !wait_for_ready,
+            Reported::Addresses => true,
+        };
+        let first_report = tokio::select! {
             biased;
             _ = closed.wait_for(|closed| *closed) => return Err(Error::Closed),
-            _ = told.wait_for(|told| *told) => {}
+            now = reported.wait_for(is_enough) => now.map_or(Reported::Nothing, |now| now.clone()),
+        };
+        if let Reported::Failed(source) = first_report {
+            return Err(Error::Dial { target: Arc::clone(&set.name), phase: DialPhase::Resolve, source });
         }
-        let mut tried = Vec::new();
+        let mut tried = self.used.clone();
+        let mut failed = Vec::new();
         let mut last = Error::NoAddresses;
         loop {
             let Some(address) = set.choose(&tried) else {
+                // The others have failed, or there is none: back to one that was used, unless it has failed as well.
+                let before = tried.len();
+                tried.retain(|name| !self.used.contains(name) || failed.contains(name));
+                if tried.len() < before {
+                    continue;
+                }
                 match last {
                     // Each failed dial took its time, and their gates pace what follows.
-                    Error::Dial { .. } | Error::NotServing { .. } if wait_for_ready => tried.clear(),
+                    Error::Dial { .. } | Error::NotServing { .. } if wait_for_ready => {
+                        tried.clear();
+                        failed.clear();
+                    }
                     // An empty set, until the feed tells of another.
                     Error::NoAddresses if wait_for_ready => tokio::select! {
                         _ = closed.wait_for(|closed| *closed) => return Err(Error::Closed),
-                        _ = told.changed() => {}
+                        _ = reported.changed() => {}
                     },
                     _ => return Err(last),
                 }
@@ -301,9 +348,13 @@ impl Source for BalancedSource {
             };
             let name = Arc::clone(&address.name);
             match LeaseSource::new(address).lease(false).await {
-                Ok(lease) => return Ok(lease),
+                Ok(lease) => {
+                    self.used.push(name);
+                    return Ok(lease);
+                }
                 Err(error) => {
                     last = error;
+                    failed.push(Arc::clone(&name));
                     tried.push(name);
                 }
             }

@@ -41,7 +41,13 @@ pub(crate) fn wrong(status: &Status, circumstances: Circumstances) -> Option<&'s
 pub(crate) fn socket_broke(status: &Status) -> bool {
     // By its text, which ends with the system's: h2's error does not hand out its source.
     let text = status.message().to_lowercase();
-    let broke = ["broken pipe", "connection reset", "bytes remaining on stream", "unexpected eof"];
+    let broke = [
+        "broken pipe",
+        "connection reset",
+        "bytes remaining on stream",
+        "unexpected eof",
+        "the server closed",
+    ];
     matches!(cause(status), Some(Error::Interrupted { .. })) && broke.iter().any(|broke| text.contains(broke))
 }
 
