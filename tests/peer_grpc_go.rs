@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use cenote::grpc::{CallPhase, ClientConn, ClientPool, ConnectivityState, Error, Keepalive};
 use cenote_proto::greeter_client::GreeterClient;
 use cenote_proto::{HelloRequest, StreamHelloRequest};
-use peers::{Peer, no_call_fails_while, run, until_state};
+use peers::{Peer, no_call_fails_while, until_state};
 use support::{cause, hello, slow_hello};
 use tokio::time::sleep;
 use tokio_stream::wrappers::ReceiverStream;
@@ -22,26 +22,11 @@ use tonic::{Code, Request};
 
 const LONG: Duration = Duration::from_secs(60);
 
-/// With the first `go` that can: one may be too old.
-fn build() -> Result<PathBuf, String> {
-    let program = peers::workshop().join("grpc-go-greeter").with_extension(std::env::consts::EXE_EXTENSION);
-    let places = ["go".to_owned(), "/usr/local/go/bin/go".to_owned()];
-    let mut failures = Vec::new();
-    for go in std::env::var("GO").into_iter().chain(places) {
-        let mut build = Command::new(go);
-        build.args(["build", "-buildvcs=false", "-o"]).arg(&program).current_dir(peers::source("grpc_go"));
-        match run(&mut build) {
-            Ok(()) => return Ok(program),
-            Err(why) => failures.push(why),
-        }
-    }
-    Err(failures.join("; "))
-}
-
 /// `None` where it cannot be built, after having said so. The options are in the server's `main.go`.
 fn start(port: u16, options: &[&str]) -> Option<Peer> {
     static PROGRAM: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let program = peers::found("grpc-go", PROGRAM.get_or_init(build).as_ref())?;
+    let program =
+        peers::found("grpc-go", PROGRAM.get_or_init(|| peers::go_program(".", "grpc-go-greeter")).as_ref())?;
     Some(Peer::start(Command::new(program).arg(format!("-port={port}")).args(options)))
 }
 

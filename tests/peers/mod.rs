@@ -45,6 +45,22 @@ pub fn source(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers").join(path)
 }
 
+/// Builds a package of the Go module `grpc_go` with the first `go` that can: one may be too old.
+pub fn go_program(package: &str, name: &str) -> Result<PathBuf, String> {
+    let program = workshop().join(name).with_extension(std::env::consts::EXE_EXTENSION);
+    let places = ["go".to_owned(), "/usr/local/go/bin/go".to_owned()];
+    let mut failures = Vec::new();
+    for go in std::env::var("GO").into_iter().chain(places) {
+        let mut build = Command::new(go);
+        build.args(["build", "-buildvcs=false", "-o"]).arg(&program).arg(package);
+        match run(build.current_dir(source("grpc_go"))) {
+            Ok(()) => return Ok(program),
+            Err(why) => failures.push(why),
+        }
+    }
+    Err(failures.join("; "))
+}
+
 /// A server's process, on a loopback port; gone with its handle, and by the end of its standard input with the test.
 pub struct Peer {
     child: Child,

@@ -5,6 +5,7 @@ pub mod authority;
 pub mod blackhole;
 pub mod frames;
 pub mod health;
+pub mod kinds;
 pub mod memory;
 
 use std::collections::HashMap;
