@@ -19,7 +19,6 @@
 //!        │                    balance, keeper               │
 //!        └──────┬────────────────┘                          │
 //!               ▼                                           │
-//!            sizing.rs   how many connections, which one?   │
 //!            group.rs    the members of one pool            │
 //!               │                                           │
 //!               └───────────────────┬───────────────────────┘
@@ -77,7 +76,8 @@
 //! |---|---|
 //! | `conn/machine.rs` | the state of a connection after an event, and what the shell has to do |
 //! | `call/verdict.rs` | whether a call that failed may be sent again, and what it fails with if not |
-//! | `sizing.rs` | which connection takes the next caller, and whether there should be another one |
+//! | `call/framing.rs` | whether a response ended within a message |
+//! | `metadata.rs` | what of a peer's status tonic can decode |
 //! | `link/frames.rs` | what a stretch of bytes says in HTTP/2 frames |
 //! | `dial/happy_eyeballs.rs` | in which order the addresses of a host are tried |
 //! | `dial/backoff.rs` | how long the pause after a failed attempt is |

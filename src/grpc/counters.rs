@@ -16,9 +16,17 @@ pub(crate) struct Counters {
     pub(crate) released: AtomicU64,
     pub(crate) dials: AtomicU64,
     pub(crate) failed_dials: AtomicU64,
-    pub(crate) discards: [AtomicU64; 4],
+    pub(crate) discarded_on_get: DiscardCounters,
+    pub(crate) discarded_on_put: DiscardCounters,
     open: AtomicUsize,
     peak_open: AtomicUsize,
+}
+
+/// Discards, by the state that was the reason.
+#[derive(Debug, Default)]
+pub(crate) struct DiscardCounters {
+    pub(crate) transient_failure: AtomicU64,
+    pub(crate) shutdown: AtomicU64,
 }
 
 pub(crate) fn bump(counter: &AtomicU64) {

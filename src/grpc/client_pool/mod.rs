@@ -239,7 +239,14 @@ impl ClientPool {
     fn discard(&self, conn: &ClientConn, when: When, state: ConnectivityState) {
         if conn.shared.discard() {
             let counters = &self.inner.group.counters;
-            bump(&counters.discards[when as usize + usize::from(state == ConnectivityState::Shutdown)]);
+            let by_state = match when {
+                When::Get => &counters.discarded_on_get,
+                When::Put => &counters.discarded_on_put,
+            };
+            bump(match state {
+                ConnectivityState::Shutdown => &by_state.shutdown,
+                _ => &by_state.transient_failure,
+            });
             trace_event!(
                 "connection discarded",
                 target = conn.shared.target(),
@@ -283,11 +290,11 @@ impl Ageable for &'static ClientPool {
     }
 }
 
-/// Where a broken connection was found. The values index [`Counters::discards`](super::counters::Counters).
+/// Where a broken connection was found.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum When {
-    Get = 0,
-    Put = 2,
+    Get,
+    Put,
 }
 
 impl When {

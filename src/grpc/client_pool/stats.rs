@@ -58,9 +58,13 @@ impl Discards {
 
 impl ClientPoolStats {
     pub(super) fn read(stock: &Stats, counters: &Counters) -> Self {
-        let [get_transient_failure, get_shutdown, put_transient_failure, put_shutdown] =
-            counters.discards.each_ref().map(read);
-        let discarded = Discards { get_transient_failure, get_shutdown, put_transient_failure, put_shutdown };
+        let Counters { discarded_on_get, discarded_on_put, .. } = counters;
+        let discarded = Discards {
+            get_transient_failure: read(&discarded_on_get.transient_failure),
+            get_shutdown: read(&discarded_on_get.shutdown),
+            put_transient_failure: read(&discarded_on_put.transient_failure),
+            put_shutdown: read(&discarded_on_put.shutdown),
+        };
         let released = read(&counters.released);
         ClientPoolStats {
             made: read(&counters.made),

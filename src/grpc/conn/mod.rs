@@ -58,12 +58,17 @@ use crate::primitive::Arc;
 ///
 /// A call on a connection that is Idle or Connecting waits for the dial; its deadline (`grpc-timeout`, set by
 /// `tonic::Request::set_timeout`) holds while it waits, until the end of the response's body; a body that nobody polls keeps its
-/// stream past it. The server is told what is left of it. A request of which nothing had left
-/// when the connection was lost goes out on the next one; so does one that the server refused, or that its
-/// GOAWAY does not cover, if no more than [64 KiB](ClientConnBuilder::resend_buffer) of it were sent. One that may have been
-/// processed is never sent twice. Errors are a [`tonic::Status`] with an [`Error`] as its source, but for two: a
-/// response of HTTP alone, say a proxy's 502, is the status that gRPC maps it to, and where the request's own messages fail (one is
-/// too large, their stream panics) the caller gets that status.
+/// stream past it. What is left of it is sent to the server. A request of which nothing had left
+/// when the connection was lost goes out on the next one. One that the server refused, or that its GOAWAY does not cover, is
+/// sent again once (gRFC A6), if no more than [64 KiB](ClientConnBuilder::resend_buffer) of it were sent. One that may have
+/// been processed is never sent twice.
+///
+/// Errors are a [`tonic::Status`] with an [`Error`] as its source, except where the request's own messages fail (one is
+/// too large, their stream panics): the caller gets that status. A failure after the deadline is always `DeadlineExceeded`.
+/// The response body checks that messages are complete when the trailers say OK, ignores a status in a head that other
+/// frames follow, and drops what tonic could not decode of a status. Some answers are judged by tonic, not as
+/// grpc-go does: two messages in a unary response are no error, an encoding that was not asked for is `Unimplemented`,
+/// and a message above the decoder's limit of 4 MiB is `OutOfRange`.
 ///
 /// Cancel safe: a call that is dropped, or whose response body is dropped, resets its own stream, also one on which the
 /// client is still sending, and disturbs no other.

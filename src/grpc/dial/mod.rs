@@ -31,8 +31,7 @@ use super::link::tap::{BoxedIo, Tap, WhileOpen};
 use super::link::{Link, LinkPhase};
 use super::options::{Http2, Keepalive, YEAR};
 use super::target::Endpoint;
-use crate::primitive::Arc;
-use crate::primitive::atomic::{AtomicU8, Ordering};
+use crate::primitive::{Arc, Mutex};
 
 /// The connection's window: the largest there is, so that only the windows of the streams limit how much the server sends.
 ///
@@ -94,20 +93,19 @@ pub(in crate::grpc) struct Way<'a> {
 }
 
 /// How far an attempt is, for the error when its time is up.
-pub(in crate::grpc) struct Progress(AtomicU8);
+pub(in crate::grpc) struct Progress(Mutex<DialPhase>);
 
 impl Progress {
     pub(in crate::grpc) fn new() -> Self {
-        Progress(AtomicU8::new(DialPhase::Resolve as u8))
+        Progress(Mutex::new(DialPhase::Resolve))
     }
 
     pub(in crate::grpc) fn at(&self, phase: DialPhase) {
-        self.0.store(phase as u8, Ordering::Relaxed);
+        *self.0.lock() = phase;
     }
 
     pub(in crate::grpc) fn phase(&self) -> DialPhase {
-        [DialPhase::Resolve, DialPhase::Connect, DialPhase::Tls, DialPhase::Settings, DialPhase::Health]
-            [usize::from(self.0.load(Ordering::Relaxed))]
+        *self.0.lock()
     }
 }
 

@@ -8,7 +8,10 @@
 //!   `Preface -> Open -> Draining -> Vacant -> Ended -> Closed`; phases may be skipped. The drop of the tap reports `Closed`, so
 //!   it means that the socket is gone. [`slots`] are the streams that it may carry.
 //!
-//! A link knows no connection: it reports to an [`Observer`].
+//! A link knows no connection: it reports to an [`Observer`]. What the tap finds it finds inside of a poll of hyper's, under
+//! locks of h2's; and a report may wake tasks, and have a pool dial. So the tap's [reports](Report) are kept, and
+//! [delivered](Link::deliver) by the task that drives the link when hyper's poll is over. What the tap has found holds at once
+//! all the same: the phase has moved before the report is made.
 
 pub(in crate::grpc) mod frames;
 pub(in crate::grpc) mod one_task;
@@ -57,6 +60,14 @@ pub(in crate::grpc) trait Observer: Send + Sync {
     fn limit_changed(&self);
 }
 
+/// What the tap has found, for the observer.
+#[derive(Debug)]
+enum Report {
+    Down(String),
+    TooManyPings,
+    LimitChanged,
+}
+
 /// How far a socket is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum LinkPhase {
@@ -80,6 +91,10 @@ pub(crate) struct Link {
     /// Unique within its connection.
     pub(crate) id: u64,
     owner: Weak<dyn Observer>,
+    /// Not delivered yet.
+    reports: Mutex<Vec<Report>>,
+    /// Whether there are any. Relaxed: written and read by the task that drives the link.
+    has_reports: AtomicBool,
     phase: watch::Sender<LinkPhase>,
     /// Whether it has been Open: who waits for that may see only what came after.
     opened: AtomicBool,
@@ -126,6 +141,8 @@ impl Link {
         Arc::new(Link {
             id,
             owner,
+            reports: Mutex::new(Vec::new()),
+            has_reports: AtomicBool::new(false),
             phase: watch::Sender::new(LinkPhase::Preface),
             opened: AtomicBool::new(false),
             killed: AtomicBool::new(false),
@@ -356,19 +373,16 @@ impl Link {
             // Relaxed: for the task that polls this.
             self.opened.store(true, Ordering::Relaxed);
             self.advance(LinkPhase::Open);
-        } else if let Some(owner) = self.owner.upgrade() {
-            owner.limit_changed();
+        } else {
+            self.report(Report::LimitChanged);
         }
     }
 
     pub(super) fn on_goaway(&self, goaway: GoAway) {
         let code = h2::Reason::from(goaway.code);
         // Other servers, and proxies, say with the same code that they are overloaded.
-        if code == h2::Reason::ENHANCE_YOUR_CALM
-            && goaway.debug == TOO_MANY_PINGS
-            && let Some(owner) = self.owner.upgrade()
-        {
-            owner.too_many_pings();
+        if code == h2::Reason::ENHANCE_YOUR_CALM && goaway.debug == TOO_MANY_PINGS {
+            self.report(Report::TooManyPings);
         }
         let why = describe(&goaway);
         let _ = self.goaway.set(why.clone());
@@ -380,7 +394,7 @@ impl Link {
         if self.advance(LinkPhase::Draining) {
             // The pool may open another socket now, while this one's calls run out.
             self.give_place_back();
-            self.tell_owner(why);
+            self.report(Report::Down(why.to_owned()));
         }
     }
 
@@ -388,7 +402,7 @@ impl Link {
         let why = how.to_string();
         let _ = self.end.set(how);
         if self.advance(LinkPhase::Ended) {
-            self.tell_owner(&why);
+            self.report(Report::Down(why));
         }
     }
 
@@ -415,15 +429,31 @@ impl Link {
     pub(super) fn on_close(&self) {
         self.give_place_back();
         if self.advance(LinkPhase::Closed) {
-            self.tell_owner("the socket closed");
+            self.report(Report::Down("the socket closed".to_owned()));
         }
     }
 
-    /// After the phase has moved, never before: whoever makes a link the owner's current one looks at the
-    /// phase under the owner's lock, and either sees the move there or is undone by this call.
-    fn tell_owner(&self, why: &str) {
-        if let Some(owner) = self.owner.upgrade() {
-            owner.link_down(self.id, why);
+    /// After the phase has moved, never before: what makes a link the owner's current one looks at the phase under the owner's
+    /// lock, and either sees the move there or is undone by this report.
+    fn report(&self, report: Report) {
+        self.reports.lock().push(report);
+        self.has_reports.store(true, Ordering::Relaxed);
+    }
+
+    /// To be called by the task that drives the link, outside of hyper.
+    pub(super) fn deliver(&self) {
+        if !self.has_reports.load(Ordering::Relaxed) {
+            return;
+        }
+        self.has_reports.store(false, Ordering::Relaxed);
+        let reports = std::mem::take(&mut *self.reports.lock());
+        let Some(owner) = self.owner.upgrade() else { return };
+        for report in reports {
+            match report {
+                Report::Down(why) => owner.link_down(self.id, &why),
+                Report::TooManyPings => owner.too_many_pings(),
+                Report::LimitChanged => owner.limit_changed(),
+            }
         }
     }
 }

@@ -162,6 +162,9 @@ impl OneTask {
 
 impl Drop for OneTask {
     fn drop(&mut self) {
+        // The socket goes with hyper's parts, and what its end has to report is delivered after them.
+        (self.requests, self.over, self.socket) = (None, None, None);
+        self.link.deliver();
         // After a panic there may be some, and each holds this executor, which holds it.
         let new = std::mem::take(&mut *self.futures.0.new.lock());
         drop(new);
@@ -194,6 +197,7 @@ impl Future for OneTask {
         if this.over.is_some() && (this.link.is_vacant() || this.link.has_unbegun()) {
             this.over = None;
         }
+        this.link.deliver();
         if this.knock.0.end() && this.socket.is_some() {
             cx.waker().wake_by_ref();
         }

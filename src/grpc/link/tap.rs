@@ -349,6 +349,44 @@ mod tests {
         rounds
     }
 
+    /// Records what it is notified of.
+    struct Records(crate::primitive::Mutex<Vec<String>>);
+
+    impl crate::grpc::link::Observer for Records {
+        fn link_down(&self, _: u64, why: &str) {
+            self.0.lock().push(why.to_owned());
+        }
+
+        fn too_many_pings(&self) {
+            self.0.lock().push("pings".to_owned());
+        }
+
+        fn limit_changed(&self) {
+            self.0.lock().push("limit".to_owned());
+        }
+    }
+
+    #[test]
+    fn what_the_tap_finds_moves_the_link_at_once_and_is_reported_only_when_it_is_delivered() {
+        let observer = Arc::new(Records(crate::primitive::Mutex::new(Vec::new())));
+        let weak = Arc::downgrade(&observer) as crate::primitive::Weak<dyn crate::grpc::link::Observer>;
+        let link = Link::new(0, weak);
+        let goaway = [&[0, 0, 0, 0, 0, 0, 0, 11][..], b"too_many_pings"].concat();
+        let stream = [frame(4, &[]), frame(4, &[0, 3, 0, 0, 0, 7]), frame(7, &goaway)].concat();
+        let mut tap = Tap::new(&stream[..], true, Arc::clone(&link), ReadBudget::new(), None);
+        let mut memory = [0; 200];
+        let mut buf = ReadBuf::new(&mut memory);
+        let read = Pin::new(&mut tap).poll_read(&mut Context::from_waker(Waker::noop()), &mut buf);
+        assert!(read.is_ready());
+        assert_eq!((link.phase(), link.limit()), (crate::grpc::link::LinkPhase::Draining, 7));
+        assert!(observer.0.lock().is_empty(), "hyper's poll is not over");
+        link.deliver();
+        let why = r#"the server sent GOAWAY (ENHANCE_YOUR_CALM): "too_many_pings""#;
+        assert_eq!(*observer.0.lock(), ["limit", "pings", why]);
+        link.deliver();
+        assert_eq!(observer.0.lock().len(), 3, "once");
+    }
+
     /// Gives at most so many bytes at a time, and now and then none yet.
     struct InPieces<'a>(&'a [u8], Vec<usize>, usize);
 
