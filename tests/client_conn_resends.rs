@@ -275,6 +275,62 @@ async fn a_stream_of_messages_that_is_refused_midway_begins_again_from_its_first
     assert_eq!(chat.await.unwrap().unwrap().unwrap().message, "both");
 }
 
+/// A socket that has room for this call to the byte, once an earlier one has been answered.
+async fn room_for(request: &HelloRequest) -> usize {
+    let (builder, mut server) = support::memory::in_memory();
+    let conn = builder.build().unwrap();
+    conn.connect();
+    let mut wire = server.accept(&[]).await;
+    support::memory::settle().await;
+    support::memory::served(&conn, &mut wire).await;
+    let call = support::memory::call(&conn, request.clone());
+    let mut bytes = 0;
+    loop {
+        let frame = wire.read().await.unwrap();
+        bytes += 9 + frame.payload.len();
+        if frame.flags & END_STREAM != 0 && frame.kind == DATA {
+            call.abort();
+            return bytes;
+        }
+    }
+}
+
+/// The socket is full to the byte, so that the next request is in h2's buffer, all of it. The server ends its side and reads
+/// on; h2 writes what it has buffered before it closes.
+#[tokio::test(start_paused = true)]
+async fn a_request_that_goes_to_the_next_connection_does_not_leave_on_the_old_one_as_well() {
+    let first = hello(&"x".repeat(1000));
+    let (builder, mut server) = support::memory::in_memory_with_capacity(room_for(&first).await);
+    let conn = builder.build().unwrap();
+    conn.connect();
+    let mut old = server.accept(&[]).await;
+    support::memory::settle().await;
+    support::memory::served(&conn, &mut old).await;
+    let first = support::memory::call(&conn, first);
+    support::memory::settle().await;
+    let waiting = support::memory::call(&conn, hello("bob"));
+    support::memory::settle().await;
+    old.end().await;
+    support::memory::settle().await;
+    let mut on_the_old = Vec::new();
+    while let Some(frame) = old.read().await {
+        if frame.kind == HEADERS {
+            on_the_old.push(frame.stream);
+        }
+    }
+    assert!(on_the_old.contains(&3), "the first call's: {on_the_old:?}");
+    support::memory::failure(first).await;
+    if on_the_old.contains(&5) {
+        support::memory::failure(waiting).await;
+        assert!(server.is_empty(), "it has left, and is sent again");
+    } else {
+        let mut new = server.accept(&[]).await;
+        let (stream, _) = new.request().await;
+        new.answer(stream, "on the new one").await;
+        assert_eq!(support::memory::reply(waiting).await, "on the new one");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_request_that_has_not_left_when_its_connection_ends_goes_to_the_next() {
     let (builder, mut server) = support::memory::in_memory();

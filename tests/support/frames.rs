@@ -134,6 +134,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         taken
     }
 
+    /// Ends this side, and can read on.
+    pub async fn end(&mut self) {
+        self.socket.shutdown().await.unwrap();
+    }
+
     pub async fn write_raw(&mut self, bytes: &[u8]) {
         self.socket.write_all(bytes).await.unwrap();
     }

@@ -116,6 +116,9 @@ pub(crate) struct Link {
     begun: AtomicU32,
     /// The highest number of a stream whose head, or the beginning of that, has been written. Trailers have an earlier one's.
     head_left: AtomicU32,
+    /// Whether the tap is in a write, and whether it must not write any more. Both SeqCst: see [`seal`](Link::seal).
+    writing: AtomicBool,
+    sealed: AtomicBool,
     /// Whether one of its streams is the health check's.
     watched: AtomicBool,
     /// The streams that it may carry.
@@ -154,6 +157,8 @@ impl Link {
             undriven_since: AtomicU64::new(0),
             begun: AtomicU32::new(0),
             head_left: AtomicU32::new(0),
+            writing: AtomicBool::new(false),
+            sealed: AtomicBool::new(false),
             watched: AtomicBool::new(false),
             slots: Slots::new(),
             last_call: AtomicU64::new(0),
@@ -315,6 +320,35 @@ impl Link {
     /// See `head_left`, the field.
     pub(in crate::grpc) fn head_left(&self) -> u32 {
         self.head_left.load(Ordering::Relaxed)
+    }
+
+    /// The tap is about to write, if that returns true; then it calls `end_write` afterwards.
+    pub(super) fn begin_write(&self) -> bool {
+        self.writing.store(true, Ordering::SeqCst);
+        let may_write = !self.sealed.load(Ordering::SeqCst);
+        if !may_write {
+            self.end_write();
+        }
+        may_write
+    }
+
+    /// After `wrote_head`.
+    pub(super) fn end_write(&self) {
+        // Release: a seal that sees this sees the heads that were written, too.
+        self.writing.store(false, Ordering::Release);
+    }
+
+    /// Makes sure that nothing of a stream leaves any more; true if nothing has. For a link whose server has ended its side:
+    /// no call on it can be answered, whatever is still to be written.
+    ///
+    /// h2 flushes what it has buffered before it closes, and a server that has only ended its own side reads it.
+    ///
+    /// The tap stores `writing` and then reads `sealed`, this stores `sealed` and then reads `writing`: one of the two sees
+    /// the other. So either the tap does not begin a write any more, or this sees that one is under way and does not know
+    /// what is in it.
+    pub(super) fn seal(&self, stream: u32) -> bool {
+        self.sealed.store(true, Ordering::SeqCst);
+        !self.writing.load(Ordering::SeqCst) && self.head_left() < stream
     }
 
     pub(in crate::grpc) fn watch(&self, watched: bool) {

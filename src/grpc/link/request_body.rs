@@ -144,9 +144,13 @@ impl CallBody {
             // A message may have left, too.
             return false;
         }
-        // Without a head there is no message either. But as long as the socket is there h2 may yet open the stream, only to reset
-        // it: so a head may leave, or has, and never a message. What handles a single message begins with that.
-        (!head_left && link.phase() >= LinkPhase::Ended) || self.source.lock().is_one_message()
+        // h2 may have both in its buffer, and writes that before it closes, or as long as other calls go on.
+        if link.phase() >= LinkPhase::Ended && link.seal(stream) {
+            return true;
+        }
+        // No message has left, nor will one: hyper has not asked for it. But as long as the socket is there h2 may yet open the
+        // stream, only to reset it: so a head may leave, or has. What handles a single message begins with that.
+        !self.asked.load(Ordering::Relaxed) && self.source.lock().is_one_message()
     }
 
     /// Cancels what the attempt is still sending.

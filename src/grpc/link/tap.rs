@@ -196,6 +196,12 @@ impl<Io: AsyncWrite + Unpin> Tap<Io> {
             }
             return Poll::Ready(Err(copy(failure)));
         }
+        if !self.link.begin_write() {
+            return Poll::Ready(Err(io::Error::new(
+                io::ErrorKind::BrokenPipe,
+                "the server ended the connection",
+            )));
+        }
         let error = match ready!(write(Pin::new(&mut self.io), cx)) {
             Ok(done) => return Poll::Ready(Ok(done)),
             Err(error) => error,
@@ -228,6 +234,7 @@ impl<Io: AsyncWrite + Unpin> Tap<Io> {
                 self.link.wrote_head(stream);
             }
         }
+        self.link.end_write();
         result
     }
 }
@@ -301,7 +308,9 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Tap<Io> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.write(cx, |io, cx| io.poll_flush(cx))
+        let result = self.write(cx, |io, cx| io.poll_flush(cx));
+        self.link.end_write();
+        result
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
