@@ -93,10 +93,11 @@ const GRPC_MAY_IMPORT: &[(&str, &[&str])] = &[
     ("dial", &["link"]),
     ("server", &["dial"]),
     ("conn", &["dial", "link", "server"]),
+    ("sizing", &["conn"]),
     ("group", &["conn", "server"]),
     ("call", &["conn", "dial", "link"]),
-    ("client_pool", &["call", "conn", "group"]),
-    ("stream_pool", &["call", "conn", "dial", "link", "group"]),
+    ("client_pool", &["call", "conn", "group", "sizing"]),
+    ("stream_pool", &["call", "conn", "dial", "link", "group", "sizing"]),
     ("observe", &["conn", "link"]),
 ];
 

@@ -18,10 +18,9 @@ use support::*;
 use tokio::io::AsyncWriteExt;
 use tonic::Code;
 
-/// Every connection has one fate, and what is idle is alive.
+/// Every connection has one fate.
 fn assert_accounted(stats: &ClientPoolStats) {
     assert_eq!(stats.made, stats.discarded.total() + stats.released + stats.alive, "{stats:?}");
-    assert!(stats.idle as u64 <= stats.alive, "{stats:?}");
 }
 
 async fn greet(pool: &ClientPool) -> Result<(), tonic::Status> {
@@ -52,9 +51,9 @@ async fn one_caller_after_another_uses_one_connection() {
 }
 
 #[tokio::test]
-async fn callers_at_once_have_a_connection_each_and_all_come_back() {
+async fn callers_of_an_exclusive_pool_have_a_connection_each_and_all_come_back() {
     let server = TonicServer::start();
-    let pool = ClientPool::new(server.target()).unwrap();
+    let pool = ClientPool::builder(server.target()).exclusive().build().unwrap();
     let guards: Vec<_> = (0..5).map(|_| pool.get()).collect();
     for guard in guards {
         let mut guard = guard;
@@ -181,7 +180,7 @@ async fn an_owned_guard_moves_into_a_task_and_its_connection_comes_back() {
 async fn ageing_twice_closes_the_sockets_of_unused_connections_and_cuts_no_running_call() {
     let server = TonicServer::start();
     let seen = Arc::clone(&server.seen);
-    let pool = ClientPool::new(server.target()).unwrap();
+    let pool = ClientPool::builder(server.target()).exclusive().build().unwrap();
     let (a, b) = (pool.get(), pool.get());
     let request = StreamHelloRequest { name: "ada".to_owned(), count: 4, pause_ms: 40 };
     let mut stream = GreeterClient::new(a).stream_hello(request).await.unwrap().into_inner();
@@ -272,7 +271,7 @@ async fn the_idle_timeout_closes_the_sockets_of_connections_that_the_pool_holds(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn max_connections_bounds_the_sockets_and_get_never_blocks() {
     let server = TonicServer::start();
-    let pool = ClientPool::builder(server.target()).max_connections(3).build().unwrap();
+    let pool = ClientPool::builder(server.target()).exclusive().max_connections(3).build().unwrap();
     let callers: Vec<_> = (0..64)
         .map(|_| {
             let pool = pool.clone();
@@ -300,16 +299,16 @@ async fn max_connections_bounds_the_sockets_and_get_never_blocks() {
 }
 
 #[tokio::test]
-async fn at_the_limit_the_last_to_give_a_connection_back_puts_it_into_the_pool() {
+async fn at_the_limit_of_an_exclusive_pool_the_last_to_give_a_connection_back_puts_it_into_the_pool() {
     let server = TonicServer::start();
-    let pool = ClientPool::builder(server.target()).max_connections(1).build().unwrap();
+    let pool = ClientPool::builder(server.target()).exclusive().max_connections(1).build().unwrap();
     let (a, b, c) = (pool.get(), pool.get(), pool.get());
-    assert_eq!(pool.stats().shared, 2);
+    assert_eq!((pool.stats().shared, pool.stats().lent), (2, 3));
     drop(a);
     drop(c);
-    assert_eq!(pool.stats().idle, 0, "b still has it");
+    assert_eq!((pool.stats().idle, pool.stats().lent), (0, 1), "b still has it");
     drop(b);
-    assert_eq!(pool.stats().idle, 1);
+    assert_eq!((pool.stats().idle, pool.stats().lent), (1, 0));
     drop(pool.get());
     assert_eq!(pool.stats().made, 1);
 }
@@ -341,8 +340,8 @@ async fn at_the_limit_a_neighbours_broken_connection_is_not_closed_under_its_hol
 }
 
 #[test]
-fn at_the_limit_the_pool_holds_one_handle_of_a_connection() {
-    let pool = ClientPool::builder("http://127.0.0.1:1").max_connections(1).build().unwrap();
+fn at_the_limit_an_exclusive_pool_holds_one_handle_of_a_connection() {
+    let pool = ClientPool::builder("http://127.0.0.1:1").exclusive().max_connections(1).build().unwrap();
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
@@ -443,7 +442,7 @@ async fn an_outage_is_dialled_at_a_bounded_rate_and_all_calls_succeed_within_a_s
     }
     assert!(results.iter().any(|(_, ok)| !ok), "the outage was one");
     let stats = pool.stats();
-    assert_eq!(stats.alive as usize, stats.idle);
+    assert_eq!(stats.lent, 0);
     assert!(stats.discarded.total() > 0);
     assert_accounted(&stats);
     pool.clear();
@@ -456,7 +455,7 @@ async fn a_server_that_takes_leave_with_its_settings_each_time_is_one_outage() {
     // Of the socket that is lost the place comes back, too.
     for most in [None, Some(1)] {
         let (connector, mut server) = pipes(CAPACITY);
-        let mut builder = ClientPool::builder("in.memory:1").connector(connector);
+        let mut builder = ClientPool::builder("in.memory:1").exclusive().connector(connector);
         if let Some(most) = most {
             builder = builder.max_connections(most);
         }
@@ -493,8 +492,11 @@ async fn a_server_that_takes_leave_with_its_settings_each_time_is_one_outage() {
 #[tokio::test]
 async fn many_new_connections_to_a_mute_server_dial_one_at_a_time() {
     let server = RawServer::start(Manner::Mute).await;
-    let pool =
-        ClientPool::builder(server.target()).connect_timeout(Duration::from_millis(150)).build().unwrap();
+    let pool = ClientPool::builder(server.target())
+        .exclusive()
+        .connect_timeout(Duration::from_millis(150))
+        .build()
+        .unwrap();
     let start = Instant::now();
     let calls: Vec<_> = (0..50)
         .map(|_| {
@@ -550,8 +552,11 @@ async fn a_call_that_is_dropped_at_the_gate_leaves_it_open_for_the_next() {
 #[tokio::test]
 async fn a_connection_that_is_closed_while_it_dials_is_no_outcome_for_those_who_wait() {
     let server = RawServer::start(Manner::Mute).await;
-    let pool =
-        ClientPool::builder(server.target()).connect_timeout(Duration::from_secs(600)).build().unwrap();
+    let pool = ClientPool::builder(server.target())
+        .exclusive()
+        .connect_timeout(Duration::from_secs(600))
+        .build()
+        .unwrap();
     let call = |conn: PooledConn<'static>| {
         tokio::spawn(async move { GreeterClient::new(conn).say_hello(hello("ada")).await })
     };

@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::io::ErrorKind;
 use std::num::ParseIntError;
 use std::time::Duration;
 
@@ -282,6 +283,26 @@ pub(crate) fn is_end_of_socket(error: &(dyn StdError + 'static)) -> bool {
         |error: &(dyn StdError + 'static)| error.downcast_ref::<h2::Error>().is_some_and(h2::Error::is_io);
     chain(error).any(|error| error.is::<std::io::Error>() || h2_is_io(error))
 }
+
+impl Error {
+    /// Whether a dial failed because this process or its host has run out of something, descriptors as a rule: that says
+    /// nothing of the server.
+    pub(crate) fn is_shortage(&self) -> bool {
+        let Error::Dial { source, .. } = self else { return false };
+        let lacks = |error: &std::io::Error| {
+            let codes = error.raw_os_error().is_some_and(|code| SHORTAGES.contains(&code));
+            codes || matches!(error.kind(), ErrorKind::OutOfMemory | ErrorKind::AddrNotAvailable)
+        };
+        chain(&**source).filter_map(|error| error.downcast_ref()).any(lacks)
+    }
+}
+
+/// Too many files open in the process (EMFILE) or on the host (ENFILE), no buffers (ENOBUFS).
+#[cfg(unix)]
+const SHORTAGES: [i32; 3] = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS];
+/// WSAEMFILE, WSAENOBUFS.
+#[cfg(not(unix))]
+const SHORTAGES: [i32; 2] = [10024, 10055];
 
 /// An error and its causes, the outermost first.
 fn chain<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {

@@ -1,17 +1,16 @@
 //! What the connections of one pool have in common: the gate, the limit of sockets, the counters, the list.
 //!
-//! A connection tells the group of its end and a socket of its close, so that the pool can account for each.
+//! A connection reports its end to the group, and a socket its close, so that the pool can account for each.
 //! Every member ends in one of two ways, once: **discarded**, for a reason, or **released**, when its last handle
 //! is dropped. No lock of the group is held while a connection's own lock is taken, or one is dropped.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
-use std::ops::Bound;
 
 use tokio::sync::Semaphore;
 
 use super::conn::ClientConn;
-use super::conn::membership::{Membership, Pool};
+use super::conn::membership::{Elsewhere, Membership, Pool, Why};
 use super::conn::shared::Shared;
 use super::counters::{Counters, bump};
 use super::options::Backoff;
@@ -25,15 +24,22 @@ pub(crate) struct Group {
     pub(crate) counters: Arc<Counters>,
     limit: Option<Limit>,
     members: Mutex<Members>,
-    /// Who wants to know when a member's state or limit has changed.
+    /// The pool, if it has a say in what its members do.
     watcher: OnceLock<Weak<dyn Watcher>>,
     /// Mirror of `members.closed`, for each put.
     closed: AtomicBool,
 }
 
-/// Told of its members' changes, with no lock held.
+/// Called with no lock held.
 pub(crate) trait Watcher: Send + Sync {
+    /// The state of a member, or its limit of streams, has changed.
     fn changed(self: Arc<Self>, member: u64);
+
+    /// See [`Pool::elsewhere`].
+    fn elsewhere(self: Arc<Self>, tried: &[u64], why: Why) -> Option<Elsewhere> {
+        let _ = (tried, why);
+        None
+    }
 }
 
 struct Limit {
@@ -44,33 +50,21 @@ struct Limit {
 
 #[derive(Default)]
 struct Members {
-    /// Connections that are not shut down. An entry is removed by its connection, so it points at nothing only
-    /// while that is on its way.
-    list: BTreeMap<u64, Member>,
-    /// Connections that are shut down, but not gone: calls may run on their old sockets, and `close` cuts those, too.
-    shut_down: BTreeMap<u64, Weak<Shared>>,
+    /// Connections that may be lent. An entry is removed by its connection, so it points at nothing only while that is on its
+    /// way.
+    list: BTreeMap<u64, Weak<Shared>>,
+    /// Connections that are lent no more, but not gone: calls may run on their old sockets, and `close` cuts those, too.
+    retired: BTreeMap<u64, Weak<Shared>>,
     last_id: u64,
-    /// The member that was shared last; the next in turn is shared next.
-    cursor: u64,
     closed: bool,
 }
 
-struct Member {
-    conn: Weak<Shared>,
-    /// How many have it out of the pool. This and `stocked` are kept only where the pool is limited: only there it can
-    /// be more than one.
-    out: usize,
-    /// Whether the stock has a handle of it. (Ageing may have dropped that since.)
-    stocked: bool,
-}
-
-/// What becomes of a connection that comes back.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Return {
-    Keep,
-    Discard,
-    /// Others still have it, or the stock does.
-    LetGo,
+/// The members of a group, while its lock is held.
+pub(crate) struct Locked<'a> {
+    group: &'a Arc<Group>,
+    members: &'a mut Members,
+    /// Those that may be lent, by age.
+    pub(crate) alive: &'a [(u64, Arc<Shared>)],
 }
 
 impl Group {
@@ -94,15 +88,33 @@ impl Group {
         let _ = self.watcher.set(watcher);
     }
 
-    /// Makes a member, unless there are as many as may be. `make` gets its membership, and whether the pool is closed.
-    pub(crate) fn try_join(
+    /// How many members there may be that can be lent.
+    pub(crate) fn most(&self) -> usize {
+        self.limit.as_ref().map_or(usize::MAX, |limit| limit.connections.get())
+    }
+
+    /// Runs `decide` on the members, under the lock.
+    pub(crate) fn locked<R>(self: &Arc<Self>, decide: impl FnOnce(&mut Locked<'_>) -> R) -> R {
+        // Before the lock, so that it is dropped after: the last handle of a connection, perhaps.
+        let mut alive = Vec::new();
+        let mut members = self.members.lock();
+        alive.extend(members.list.iter().filter_map(|(id, member)| Some((*id, member.upgrade()?))));
+        decide(&mut Locked { group: self, members: &mut members, alive: &alive })
+    }
+
+    /// Makes a member. `make` gets its membership, and whether the pool is closed.
+    pub(crate) fn join(
         self: &Arc<Self>,
         make: impl FnOnce(Membership, bool) -> Arc<Shared>,
-    ) -> Option<ClientConn> {
-        let mut members = self.members.lock();
-        if self.limit.as_ref().is_some_and(|limit| members.list.len() >= limit.connections.get()) {
-            return None;
-        }
+    ) -> (u64, ClientConn) {
+        self.join_locked(&mut self.members.lock(), make)
+    }
+
+    fn join_locked(
+        self: &Arc<Self>,
+        members: &mut Members,
+        make: impl FnOnce(Membership, bool) -> Arc<Shared>,
+    ) -> (u64, ClientConn) {
         members.last_id += 1;
         let id = members.last_id;
         let membership = Membership {
@@ -113,92 +125,26 @@ impl Group {
             sockets: self.limit.as_ref().map(|limit| Arc::clone(&limit.sockets)),
         };
         let shared = make(membership, members.closed);
-        members.list.insert(id, Member { conn: Arc::downgrade(&shared), out: 1, stocked: false });
+        members.list.insert(id, Arc::downgrade(&shared));
         bump(&self.counters.made);
         self.counters.alive.fetch_add(1, Ordering::Relaxed);
-        Some(ClientConn::from_shared(shared))
+        (id, ClientConn::from_shared(shared))
     }
 
-    /// The member left the pool's stock for one more caller.
-    #[inline]
-    pub(crate) fn check_out(&self, id: u64) {
-        if self.limit.is_some() {
-            self.note_out(id);
-        }
-    }
-
-    fn note_out(&self, id: u64) {
-        if let Some(member) = self.members.lock().list.get_mut(&id) {
-            member.stocked = false;
-            member.out += 1;
-        }
-    }
-
-    /// A caller gives the member back. One that is broken is discarded by the last who had it, and from then on
-    /// handed to nobody.
-    ///
-    /// More may come back than went out, when a user puts clones.
-    #[inline]
-    pub(crate) fn check_in(&self, id: u64, broken: bool) -> Return {
-        self.give_back(id, 1, broken)
-    }
-
-    /// The member was found broken in the pool's stock.
-    pub(crate) fn found_broken(&self, id: u64) -> Return {
-        self.give_back(id, 0, true)
-    }
-
-    #[inline]
-    fn give_back(&self, id: u64, returned: usize, broken: bool) -> Return {
-        match self.limit {
-            Some(_) => self.note_back(id, returned, broken),
-            None if broken => Return::Discard,
-            None => Return::Keep,
-        }
-    }
-
-    fn note_back(&self, id: u64, returned: usize, broken: bool) -> Return {
-        let sound = if broken { Return::Discard } else { Return::Keep };
+    /// A caller gives a broken member back. Whether it was the last who had it: then it is lent no more.
+    pub(crate) fn give_up(&self, conn: &Shared, id: u64) -> bool {
         let mut members = self.members.lock();
-        let Some(member) = members.list.get_mut(&id) else { return sound };
-        member.out = member.out.saturating_sub(returned);
-        if returned == 0 {
-            member.stocked = false;
+        let last = conn.callers.remove() == 0;
+        if last {
+            members.retire(id);
         }
-        if member.out > 0 || (member.stocked && !broken) {
-            return Return::LetGo;
-        }
-        match broken {
-            true => {
-                let member = members.list.remove(&id);
-                members.shut_down.extend(member.map(|member| (id, member.conn)));
-            }
-            false => member.stocked = true,
-        }
-        sound
+        last
     }
 
-    /// Another member each time, in turn, checked out.
-    pub(crate) fn share_next(&self) -> Option<(u64, ClientConn)> {
-        let mut members = self.members.lock();
-        let Members { list, cursor, .. } = &mut *members;
-        let after = list.range((Bound::Excluded(*cursor), Bound::Unbounded));
-        // An upgrade that succeeds is moved out, so no connection is dropped under the lock.
-        let found = after.chain(list.iter()).find_map(|(id, member)| Some((*id, member.conn.upgrade()?)));
-        let Some((id, shared)) = found else {
-            // All are being dropped by other threads, which will not find their entries any more.
-            list.clear();
-            return None;
-        };
-        *cursor = id;
-        if let Some(member) = list.get_mut(&id) {
-            member.out += 1;
-        }
-        Some((id, ClientConn::from_shared(shared)))
-    }
-
-    pub(crate) fn members(&self) -> usize {
-        self.members.lock().list.len()
+    /// How many callers all members have, those included that are lent no more.
+    pub(crate) fn callers(&self) -> usize {
+        let conns = self.members.lock().all();
+        conns.iter().map(|conn| conn.callers.now() as usize).sum()
     }
 
     /// Who has put a connection into the stock at the moment of the close may not be told: that one lies there, closed like all
@@ -213,8 +159,31 @@ impl Group {
         let mut members = self.members.lock();
         members.closed = true;
         self.closed.store(true, Ordering::Release);
-        let conns = members.list.values().map(|member| &member.conn).chain(members.shut_down.values());
-        conns.filter_map(Weak::upgrade).map(ClientConn::from_shared).collect()
+        members.all().into_iter().map(ClientConn::from_shared).collect()
+    }
+}
+
+impl Locked<'_> {
+    pub(crate) fn join(&mut self, make: impl FnOnce(Membership, bool) -> Arc<Shared>) -> (u64, ClientConn) {
+        self.group.join_locked(self.members, make)
+    }
+
+    /// The member is lent no more.
+    pub(crate) fn retire(&mut self, id: u64) {
+        self.members.retire(id);
+    }
+}
+
+impl Members {
+    /// To be dropped after the lock is released.
+    fn all(&self) -> Vec<Arc<Shared>> {
+        self.list.values().chain(self.retired.values()).filter_map(Weak::upgrade).collect()
+    }
+
+    fn retire(&mut self, id: u64) {
+        if let Some(member) = self.list.remove(&id) {
+            self.retired.insert(id, member);
+        }
     }
 }
 
@@ -227,15 +196,16 @@ impl Pool for Group {
 
     /// It no longer counts against the limit.
     fn shut_down(&self, member: u64) {
-        let mut members = self.members.lock();
-        if let Some(entry) = members.list.remove(&member) {
-            members.shut_down.insert(member, entry.conn);
-        }
+        self.members.lock().retire(member);
     }
 
     fn forget(&self, member: u64) {
         let mut members = self.members.lock();
         members.list.remove(&member);
-        members.shut_down.remove(&member);
+        members.retired.remove(&member);
+    }
+
+    fn elsewhere(&self, tried: &[u64], why: Why) -> Option<Elsewhere> {
+        self.watcher.get().and_then(Weak::upgrade)?.elsewhere(tried, why)
     }
 }

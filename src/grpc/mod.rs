@@ -40,6 +40,7 @@ mod observe;
 mod options;
 mod runtime;
 mod server;
+mod sizing;
 mod stream_pool;
 mod target;
 mod trace;

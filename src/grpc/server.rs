@@ -5,9 +5,10 @@
 //!
 //! * the [gate](Gate) that the dials of a pool go through;
 //! * how many addresses of the host are passed over, because a socket to them led nowhere;
-//! * how often the server complained of being pinged too much.
+//! * how often the server complained of being pinged too much;
+//! * how many streams it last said that it takes at once.
 //!
-//! The last two advance by one step for each value that an attempt has used, however many connections report it: sixteen
+//! The second and the third advance by one step for each value that an attempt has used, however many connections report it: sixteen
 //! attempts that stall side by side at the first address lead to the second one, not to the seventeenth.
 
 use std::time::Duration;
@@ -18,7 +19,7 @@ use super::dial::backoff::{Life, ShortLived};
 use super::dial::gate::Gate;
 use super::options::{Backoff, Keepalive};
 use crate::primitive::Mutex;
-use crate::primitive::atomic::{AtomicU32, AtomicUsize, Ordering};
+use crate::primitive::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 /// The longest interval that a server's complaints stretch keepalive to: gRPC's own default for servers' keepalive. An
 /// interval that was configured to be longer stays as it is.
@@ -33,6 +34,8 @@ pub(in crate::grpc) struct Server {
     passed_over: AtomicUsize,
     /// How often the server sent GOAWAY with `too_many_pings`.
     complaints: AtomicU32,
+    /// How many streams a connection to it takes at once, plus one; 0 while that is not known.
+    streams: AtomicU64,
 }
 
 impl Server {
@@ -42,6 +45,20 @@ impl Server {
             short_lived: Mutex::new(ShortLived::new(redial)),
             passed_over: AtomicUsize::new(0),
             complaints: AtomicU32::new(0),
+            streams: AtomicU64::new(0),
+        }
+    }
+
+    /// How many streams a new connection is going to take, as far as that is known.
+    pub(in crate::grpc) fn expected_streams(&self) -> Option<u32> {
+        let told = self.streams.load(Ordering::Relaxed).checked_sub(1)?;
+        u32::try_from(told).ok()
+    }
+
+    /// A connection to it takes so many streams. That it takes none for now says nothing of the next one.
+    pub(in crate::grpc) fn takes_streams(&self, limit: u32) {
+        if limit > 0 {
+            self.streams.store(u64::from(limit) + 1, Ordering::Relaxed);
         }
     }
 
@@ -116,6 +133,18 @@ mod tests {
             assert_eq!(slow.timeout, keepalive.timeout);
         }
         assert_eq!(slowed(Keepalive::every(Duration::MAX), 3).interval, Duration::MAX);
+    }
+
+    #[test]
+    fn a_server_that_takes_no_streams_for_now_is_expected_to_take_what_it_took_before() {
+        let server = Server::new(Backoff::POOL);
+        assert_eq!(server.expected_streams(), None);
+        for (limit, expected) in
+            [(0, None), (100, Some(100)), (0, Some(100)), (u32::MAX, Some(u32::MAX)), (1, Some(1))]
+        {
+            server.takes_streams(limit);
+            assert_eq!(server.expected_streams(), expected);
+        }
     }
 
     #[test]

@@ -123,8 +123,7 @@ pub(crate) use self::blocking::*;
 /// For those who wait: none of it is on a path of a get or a put.
 #[cfg(not(cenote_loom))]
 mod blocking {
-    use std::sync::MutexGuard;
-    pub(crate) use std::sync::PoisonError;
+    pub(crate) use std::sync::{MutexGuard, PoisonError};
     use std::thread::{self, ThreadId};
     use std::time::Duration;
 

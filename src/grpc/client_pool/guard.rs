@@ -10,7 +10,8 @@ use tonic::Status;
 use tonic::body::Body;
 use tower_service::Service;
 
-use super::ClientPool;
+use super::place::Place;
+use super::{ClientPool, Inner};
 use crate::grpc::call::{ResponseBody, ResponseFuture};
 use crate::grpc::conn::{ClientConn, ConnectivityState};
 
@@ -25,7 +26,7 @@ use crate::grpc::conn::{ClientConn, ConnectivityState};
 pub struct PooledConn<'a> {
     pool: Holder<'a>,
     /// Holds a connection until `drop` moves it out.
-    conn: ManuallyDrop<ClientConn>,
+    place: ManuallyDrop<Place>,
     state: ConnectivityState,
 }
 
@@ -36,13 +37,13 @@ enum Holder<'a> {
 
 impl<'a> PooledConn<'a> {
     #[inline]
-    pub(super) fn borrowed(pool: &'a ClientPool, (conn, state): (ClientConn, ConnectivityState)) -> Self {
-        PooledConn { pool: Holder::Borrowed(pool), conn: ManuallyDrop::new(conn), state }
+    pub(super) fn borrowed(pool: &'a ClientPool, (place, state): (Place, ConnectivityState)) -> Self {
+        PooledConn { pool: Holder::Borrowed(pool), place: ManuallyDrop::new(place), state }
     }
 
     #[inline]
-    pub(super) fn owned(pool: ClientPool, (conn, state): (ClientConn, ConnectivityState)) -> Self {
-        PooledConn { pool: Holder::Owned(pool), conn: ManuallyDrop::new(conn), state }
+    pub(super) fn owned(pool: ClientPool, (place, state): (Place, ConnectivityState)) -> Self {
+        PooledConn { pool: Holder::Owned(pool), place: ManuallyDrop::new(place), state }
     }
 
     /// The state that `get` read before it handed this connection out: Idle, Connecting or Ready.
@@ -55,11 +56,12 @@ impl Drop for PooledConn<'_> {
     #[inline]
     fn drop(&mut self) {
         // SAFETY: nothing else moves the connection out, and a drop runs once.
-        let conn = unsafe { ManuallyDrop::take(&mut self.conn) };
-        match &self.pool {
-            Holder::Borrowed(pool) => pool.put(conn),
-            Holder::Owned(pool) => pool.put(conn),
-        }
+        let place = unsafe { ManuallyDrop::take(&mut self.place) };
+        let inner: &Inner = match &self.pool {
+            Holder::Borrowed(pool) => &pool.inner,
+            Holder::Owned(pool) => &pool.inner,
+        };
+        inner.put(place);
     }
 }
 
@@ -68,7 +70,7 @@ impl Deref for PooledConn<'_> {
 
     #[inline]
     fn deref(&self) -> &ClientConn {
-        &self.conn
+        &self.place
     }
 }
 
@@ -77,12 +79,13 @@ impl Service<Request<Body>> for PooledConn<'_> {
     type Error = Status;
     type Future = ResponseFuture;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
-        self.conn.poll_ready(cx)
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        // As a `ClientConn` is.
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<Body>) -> ResponseFuture {
-        self.conn.call(request)
+        ResponseFuture::new((**self).clone(), request)
     }
 }
 

@@ -2,32 +2,38 @@
 //!
 //! # Who holds what
 //!
-//! * The stock is a [`SyncPool`]: per-thread, with two generations. What it drops (`age`, `clear`, its own drop) loses
-//!   one handle, no more: a call that runs on the connection is a handle, too.
-//! * The [`Group`] knows the connections weakly, and is known by them: it holds what they have in common.
-//! * Without a limit each caller has a connection to itself, and the group's lock is taken only when one is made or
-//!   ends. With a limit, the group counts how many have each connection out; the last to give it back puts
-//!   it into the stock, or discards it if it is broken. So nobody's connection is closed by a neighbour.
+//! * The stock is a [`SyncPool`] of [`Place`]s: per-thread, with two generations. A place is a handle of a connection that
+//!   counts as one caller of it, so of a shared connection the stock has as many as it has had callers at once, and a get or put
+//!   touches nothing that other threads write. What the stock drops (`age`, `clear`, its own drop) is one handle, no more: a
+//!   call that runs on the connection is a handle, too.
+//! * The [`Group`] knows the connections weakly, and is known by them: it holds what they have in common. Its lock is taken
+//!   when the stock has no place, when a place comes back that is broken or one too many, and when a connection changes its
+//!   state; then [`lending`] decides.
+//! * The last place of a broken connection discards it, so nobody's connection is closed by a neighbor.
 
 mod guard;
+mod lending;
+mod place;
 mod stats;
 
 use std::fmt;
 use std::num::NonZeroUsize;
 
+use tokio::time::Instant;
+
 pub use self::guard::PooledConn;
+use self::place::Place;
 pub use self::stats::{ClientPoolStats, Discards};
 use super::config::{Options, Settings, connection_options};
-use super::conn::membership::Pool;
-use super::conn::shared::Shared;
 use super::conn::{ClientConn, ConnectivityState};
 use super::counters::bump;
 use super::error::Error;
-use super::group::{Group, Return};
+use super::group::{Group, Watcher};
 use super::options::Backoff;
+use super::sizing::Rule;
 use super::trace::trace_event;
 use crate::aging::{Ageable, sealed};
-use crate::primitive::Arc;
+use crate::primitive::{Arc, Mutex, Weak};
 use crate::sync_pool::SyncPool;
 
 /// A pool of gRPC connections to one target, which hands out none that it knows to be broken.
@@ -47,9 +53,23 @@ use crate::sync_pool::SyncPool;
 /// # Get and put
 ///
 /// [`get`](Self::get) takes a connection that the pool holds, reads its state, and hands it out unless it is
-/// TransientFailure or Shutdown; such a one it closes, and looks on. If none is left it makes one, which is Idle and dials
-/// with its first call. It never waits and does no I/O. The guard gives the connection back when it is dropped, and then
-/// the state is looked at again. Both kinds of discard are counted in [`stats`](Self::stats).
+/// TransientFailure or Shutdown; such a one it drops, and looks on. If none is left it lends one that others have as well,
+/// or makes one, which is Idle and dials with its first call. It never waits and does no I/O. The guard gives the connection
+/// back when it is dropped, and then the state is looked at again. A broken connection is closed when the last
+/// caller has given it back; such discards are counted in [`stats`](Self::stats).
+///
+/// # How many connections
+///
+/// Connections are shared, since HTTP/2 carries many calls side by side, and each socket costs both ends system calls. A caller
+/// gets the Ready connection that has the fewest callers. There is another one when each has 32 of them, as long as there are
+/// fewer than cores; it takes callers when it is Ready, and nobody waits for its dial. Beyond that another is made only
+/// when each has as many callers as its server takes streams. A call that finds its connection's streams all taken,
+/// or that its connection cannot be established, goes out on another of the pool that is better off. What is not needed any more
+/// is closed by [aging](Self::age).
+///
+/// [`exclusive`](ClientPoolBuilder::exclusive) gives each caller a connection to itself, and
+/// [`max_connections`](ClientPoolBuilder::max_connections) bounds the sockets. When the process has no descriptors left
+/// for another socket, callers share those that there are.
 ///
 /// # Outages
 ///
@@ -73,8 +93,13 @@ pub struct ClientPool {
 struct Inner {
     /// An error here is the answer to every call on every connection.
     settings: Result<Arc<Settings>, Error>,
-    stock: SyncPool<ClientConn, ()>,
+    stock: SyncPool<Place, ()>,
     group: Arc<Group>,
+    rule: Rule,
+    /// A connection that is lent when it is Ready, and its number.
+    prepared: Mutex<Option<(u64, ClientConn)>>,
+    /// A connection has failed a moment ago: beside those that work, no other is made until then.
+    no_growth_until: Mutex<Option<Instant>>,
 }
 
 impl Drop for Inner {
@@ -97,23 +122,38 @@ impl ClientPool {
 
     /// A pool with options.
     pub fn builder(target: impl Into<String>) -> ClientPoolBuilder {
-        ClientPoolBuilder { options: Options::new(target.into(), Backoff::POOL), max_connections: None }
+        let options = Options::new(target.into(), Backoff::POOL);
+        ClientPoolBuilder { options, exclusive: false, max_connections: None }
     }
 
     /// A pool all of whose calls fail with `error`.
     pub(super) fn failing(error: Error) -> Self {
-        Self::from_parts(Err(error), Backoff::POOL, None)
+        Self::from_parts(Err(error), Backoff::POOL, false, None)
     }
 
-    fn from_parts(settings: Result<Settings, Error>, redial: Backoff, limit: Option<NonZeroUsize>) -> Self {
+    fn from_parts(
+        settings: Result<Settings, Error>,
+        redial: Backoff,
+        exclusive: bool,
+        limit: Option<NonZeroUsize>,
+    ) -> Self {
         let settings = settings.map(Arc::new);
-        ClientPool {
-            inner: Arc::new(Inner {
-                settings,
-                stock: SyncPool::expensive(()),
-                group: Group::new(redial, limit),
-            }),
+        let group = Group::new(redial, limit);
+        let cores = crate::primitive::available_parallelism();
+        let rule = Rule { exclusive, cores, most: group.most() };
+        let inner = Arc::new(Inner {
+            settings,
+            stock: SyncPool::expensive(()),
+            group,
+            rule,
+            prepared: Mutex::new(None),
+            no_growth_until: Mutex::new(None),
+        });
+        if !exclusive {
+            let watcher: Weak<dyn Watcher> = Arc::downgrade(&inner) as Weak<dyn Watcher>;
+            inner.group.watch(watcher);
         }
+        ClientPool { inner }
     }
 
     /// A connection whose state, read in here, was neither TransientFailure nor Shutdown; back on drop.
@@ -121,124 +161,136 @@ impl ClientPool {
     /// Never waits and does no I/O; needs no runtime.
     #[inline]
     pub fn get(&self) -> PooledConn<'_> {
-        PooledConn::borrowed(self, self.check_out())
+        PooledConn::borrowed(self, self.inner.check_out())
     }
 
     /// As [`get`](Self::get), with a guard that holds a handle of the pool: to move into a spawned task.
     #[inline]
     pub fn get_owned(&self) -> PooledConn<'static> {
-        PooledConn::owned(self.clone(), self.check_out())
+        PooledConn::owned(self.clone(), self.inner.check_out())
     }
 
     /// As [`get`](Self::get), without a guard: [`put`](Self::put) gives it back. One that is dropped instead is released.
+    ///
+    /// The pool does not count who has taken a connection by hand: it may lend it to others beyond what it would lend
+    /// otherwise, and close it when it has failed.
     pub fn take(&self) -> ClientConn {
-        self.check_out().0
+        self.inner.check_out().0.leave()
     }
 
-    /// Gives a connection to the pool. One that is TransientFailure or Shutdown is closed instead, and one that this
-    /// pool did not make is released.
+    /// Gives a connection to the pool. One that is TransientFailure or Shutdown is closed instead, unless others still have
+    /// it, and one that this pool did not make is released.
     #[inline]
     pub fn put(&self, conn: ClientConn) {
-        let Inner { stock, group, .. } = &*self.inner;
-        let Some(id) = conn.shared.number_in(group) else { return };
-        let state = conn.state();
-        match group.check_in(id, !state.is_usable()) {
-            Return::LetGo => {}
-            Return::Discard => self.discard(&conn, When::Put, state),
-            Return::Keep => {
-                stock.put(conn);
-                if group.is_closed() {
-                    stock.clear();
-                }
-            }
+        if conn.shared.number_in(&self.inner.group).is_some() {
+            conn.shared.callers.add();
+            self.inner.put(Place::counted(conn));
         }
     }
 
+    /// Lets one generation pass: connections that nobody has taken since the `age` before this one are released.
+    pub fn age(&self) {
+        self.inner.stock.age();
+    }
+
+    /// Releases every connection that the pool holds and no caller has.
+    pub fn clear(&self) {
+        self.inner.stock.clear();
+        let prepared = self.inner.prepared.lock().take();
+        drop(prepared);
+        self.inner.retire_unused();
+    }
+
+    /// Closes every connection of the pool, also those that callers have, and those discarded ones on which calls still
+    /// run: their calls break off with [`Error::Closed`], at once or after the [grace](ClientPoolBuilder::close_grace). Those
+    /// that `get` hands out from now on fail every call with it. Does not wait.
+    pub fn close(&self) {
+        for conn in self.inner.group.close() {
+            conn.close();
+        }
+        self.clear();
+    }
+
+    /// The counters, and what there is now.
+    pub fn stats(&self) -> ClientPoolStats {
+        let Inner { stock, group, .. } = &*self.inner;
+        // In this order: a place that is taken meanwhile counts as lent, not as nothing.
+        let idle = stock.stats();
+        ClientPoolStats::read(&idle, group.callers(), &group.counters)
+    }
+}
+
+impl Inner {
     // Compiled into the caller, as `put` is: between calls the connection would go through memory, again and again, which
     // takes longer than all the rest.
     #[inline]
-    fn check_out(&self) -> (ClientConn, ConnectivityState) {
-        let Inner { stock, group, .. } = &*self.inner;
+    fn check_out(&self) -> (Place, ConnectivityState) {
         loop {
-            let Some(conn) = stock.try_take() else {
-                match self.make_or_share() {
+            let Some(place) = self.stock.try_take() else {
+                match self.lend_another() {
                     Some(found) => return found,
                     None => continue,
                 }
             };
-            let state = conn.state();
-            let Some(id) = conn.shared.number_in(group) else { continue };
+            let state = place.state();
             if state.is_usable() {
-                group.check_out(id);
-                return (conn, state);
+                return (place, state);
             }
-            self.pass_over(&conn, id, state);
+            bump(&self.group.counters.passed_over);
+            self.pass_over(place, state);
+        }
+    }
+
+    #[inline]
+    fn put(&self, place: Place) {
+        let state = place.state();
+        if state.is_usable() && !place.shared.callers.are_too_many() {
+            self.keep(place);
+        } else {
+            self.put_slowly(place, state);
+        }
+    }
+
+    #[inline]
+    fn keep(&self, place: Place) {
+        self.stock.put(place);
+        if self.group.is_closed() {
+            self.stock.clear();
         }
     }
 
     #[cold]
-    fn pass_over(&self, conn: &ClientConn, id: u64, state: ConnectivityState) {
-        let group = &self.inner.group;
-        bump(&group.counters.passed_over);
-        if group.found_broken(id) == Return::Discard {
-            self.discard(conn, When::Get, state);
-        }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn make_or_share(&self) -> Option<(ClientConn, ConnectivityState)> {
-        let Inner { settings, group, .. } = &*self.inner;
-        let new = group.try_join(|membership, closed| {
-            let settings = if closed { Err(Error::Closed) } else { settings.clone() };
-            Shared::new(settings, Some(membership))
-        });
-        match new {
-            Some(conn) => Some((conn, ConnectivityState::Idle)),
-            None => self.share(),
-        }
-    }
-
-    /// At the limit: a clone of a connection that somebody else has. One that is usable, if there is one; else one that is
-    /// failing has its failure forgotten: to close it under its holder would break the calls that the holder
-    /// will make when the outage is over, and to make another would be one too many.
-    #[cold]
-    fn share(&self) -> Option<(ClientConn, ConnectivityState)> {
-        let group = &self.inner.group;
-        let mut failing = None;
-        // Most often the first will do; to look at all of them, one may look at as many as there are now.
-        let mut looks = 0;
-        while looks == 0 || looks < group.members() {
-            looks += 1;
-            let (id, conn) = group.share_next()?;
-            match conn.state() {
-                ConnectivityState::Shutdown => group.shut_down(id),
-                ConnectivityState::TransientFailure if failing.is_none() => failing = Some(conn),
-                ConnectivityState::TransientFailure => self.put(conn),
-                state => {
-                    if let Some(failing) = failing {
-                        self.put(failing);
-                    }
-                    bump(&group.counters.shared);
-                    return Some((conn, state));
-                }
-            }
-        }
-        let conn = failing?;
-        conn.shared.forget_failure();
-        let state = conn.state();
+    fn put_slowly(&self, place: Place, state: ConnectivityState) {
         if !state.is_usable() {
-            self.put(conn);
-            return None;
+            self.give_up(place, When::Put, state);
+        } else if place.shared.callers.remove_if_too_many() {
+            // The next get finds a connection that has fewer.
+            drop(place.uncounted());
+        } else {
+            self.keep(place);
         }
-        bump(&group.counters.shared);
-        Some((conn, state))
+    }
+
+    /// A get does not want this one.
+    #[cold]
+    fn pass_over(&self, place: Place, state: ConnectivityState) {
+        self.give_up(place, When::Get, state);
+    }
+
+    /// Drops a place of a broken connection, and with the last one discards that.
+    fn give_up(&self, place: Place, when: When, state: ConnectivityState) {
+        let Some(id) = place.shared.number_in(&self.group) else { return };
+        let is_last = self.group.give_up(&place.shared, id);
+        let conn = place.uncounted();
+        if is_last {
+            self.discard(&conn, when, state);
+        }
     }
 
     #[cold]
     fn discard(&self, conn: &ClientConn, when: When, state: ConnectivityState) {
         if conn.shared.discard() {
-            let counters = &self.inner.group.counters;
+            let counters = &self.group.counters;
             let by_state = match when {
                 When::Get => &counters.discarded_on_get,
                 When::Put => &counters.discarded_on_put,
@@ -254,31 +306,6 @@ impl ClientPool {
                 reason = state
             );
         }
-    }
-
-    /// Lets one generation pass: connections that nobody has taken since the `age` before this one are released.
-    pub fn age(&self) {
-        self.inner.stock.age();
-    }
-
-    /// Releases every connection that the pool holds.
-    pub fn clear(&self) {
-        self.inner.stock.clear();
-    }
-
-    /// Closes every connection of the pool, also those that callers have, and those discarded ones on which calls still
-    /// run: their calls break off with [`Error::Closed`], at once or after the [grace](ClientPoolBuilder::close_grace). Those
-    /// that `get` hands out from now on fail every call with it. Does not wait.
-    pub fn close(&self) {
-        for conn in self.inner.group.close() {
-            conn.close();
-        }
-        self.inner.stock.clear();
-    }
-
-    /// The counters, and what there is now.
-    pub fn stats(&self) -> ClientPoolStats {
-        ClientPoolStats::read(&self.inner.stock.stats(), &self.inner.group.counters)
     }
 }
 
@@ -319,15 +346,24 @@ impl fmt::Debug for ClientPool {
 #[must_use = "a builder makes nothing until `build`"]
 pub struct ClientPoolBuilder {
     options: Options,
+    exclusive: bool,
     max_connections: Option<usize>,
 }
 
 impl ClientPoolBuilder {
     connection_options!();
 
-    /// At most this many sockets at once. When they are all out, `get` hands out a clone of a connection that another
-    /// caller has, and HTTP/2 carries the calls of both side by side. Default: no limit, each caller gets a
-    /// connection to itself.
+    /// Gives each caller a connection to itself, as Go's `sync.Pool` of connections does: for servers that keep state by
+    /// connection, or that bound what one connection may use. Default: connections are [shared](ClientPool#how-many-connections).
+    ///
+    /// With many callers at once it costs throughput: each socket is read, written and driven by itself.
+    pub fn exclusive(mut self) -> Self {
+        self.exclusive = true;
+        self
+    }
+
+    /// At most this many sockets at once. When there are so many, callers share them, also in an
+    /// [exclusive](Self::exclusive) pool. Default: no limit, but for how many are [needed](ClientPool#how-many-connections).
     ///
     /// A connection that takes no new calls (the server told it to go away, or does not serve, or it is
     /// [old](Self::max_connection_age)) does not count while its last ones run out.
@@ -357,6 +393,6 @@ impl ClientPoolBuilder {
         };
         self.options.tuning.backoff.check("redial")?;
         let redial = self.options.tuning.backoff;
-        Ok(ClientPool::from_parts(Ok(self.options.check()?), redial, limit))
+        Ok(ClientPool::from_parts(Ok(self.options.check()?), redial, self.exclusive, limit))
     }
 }

@@ -14,8 +14,7 @@ pub struct ClientPoolStats {
     pub made: u64,
     /// Gets that were served with a connection that the pool held.
     pub reused: u64,
-    /// Gets that were served with a clone of a connection that another caller had: at the limit of
-    /// `max_connections`.
+    /// Gets for which the pool held no connection, and that were served with one that others had.
     pub shared: u64,
     /// Connections that the pool closed because they were broken.
     pub discarded: Discards,
@@ -23,8 +22,11 @@ pub struct ClientPoolStats {
     pub released: u64,
     /// Connections that are neither discarded nor released.
     pub alive: u64,
-    /// Of these, those that the pool holds now.
+    /// Handles that the pool holds now, to be lent: of a shared connection as many as it has had callers at once, so this may be
+    /// more than `alive`.
     pub idle: usize,
+    /// Handles that guards have now.
+    pub lent: usize,
     /// Sockets that are open now.
     pub open: usize,
     /// The most sockets that were open at once.
@@ -57,7 +59,7 @@ impl Discards {
 }
 
 impl ClientPoolStats {
-    pub(super) fn read(stock: &Stats, counters: &Counters) -> Self {
+    pub(super) fn read(stock: &Stats, callers: usize, counters: &Counters) -> Self {
         let Counters { discarded_on_get, discarded_on_put, .. } = counters;
         let discarded = Discards {
             get_transient_failure: read(&discarded_on_get.transient_failure),
@@ -74,6 +76,7 @@ impl ClientPoolStats {
             released,
             alive: counters.alive() as u64,
             idle: stock.idle,
+            lent: callers.saturating_sub(stock.idle),
             open: counters.open(),
             peak_open: counters.peak_open(),
             dials: read(&counters.dials),

@@ -28,6 +28,9 @@ use crate::grpc::runtime;
 use crate::grpc::server::slowed;
 use crate::primitive::{Arc, Weak};
 
+/// How often the task shows that it is polled: several times before a caller takes its runtime to rest.
+const BEAT: Duration = Duration::from_millis(250);
+
 /// How long one attempt may take, at least, where the user did not say.
 const ATTEMPT: Duration = Duration::from_secs(20);
 
@@ -35,10 +38,15 @@ const ATTEMPT: Duration = Duration::from_secs(20);
 /// the connection.
 ///
 /// It holds no handle while it waits for anything.
-pub(super) fn run(owner: &Arc<Shared>, settings: Arc<Settings>) -> impl Future<Output = ()> + Send + 'static {
+pub(super) fn run(
+    owner: &Arc<Shared>,
+    number: u64,
+    settings: Arc<Settings>,
+) -> impl Future<Output = ()> + Send + 'static {
     let news = owner.news();
     let retry_now = Arc::clone(&owner.retry_now);
-    let guard = DialGuard { owner: Arc::downgrade(owner), finished: false };
+    let guard = DialGuard { owner: Arc::downgrade(owner), number, finished: false };
+    let beating = beat(Arc::downgrade(owner));
     let membership = owner.membership().cloned();
     async move {
         let mut ended = news.clone();
@@ -55,18 +63,18 @@ pub(super) fn run(owner: &Arc<Shared>, settings: Arc<Settings>) -> impl Future<O
                             Some(pause) => (pause, lost_at_once(&settings)),
                             None => {
                                 let pause = pauses.next();
-                                match attempts_caught(&guard.owner, &settings, None, pause, &news).await {
+                                match attempts_caught(&guard, &settings, None, pause, &news).await {
                                     Ok(_) => return guard.finish(),
                                     Err(error) => (pause, error),
                                 }
                             }
                         };
-                        let Some(owner) = guard.owner.upgrade() else { return };
+                        let Some(owner) = guard.owner.upgrade().filter(|_| guard.is_wanted()) else { return };
                         // Before the failure is told: who hears of it and asks for a retry at once is heard.
                         let retry_now = retry_now.notified();
                         tokio::pin!(retry_now);
                         retry_now.as_mut().enable();
-                        owner.dial_failed(error, true);
+                        owner.dial_failed(number, error, true);
                         drop(owner);
                         let early = tokio::select! {
                             () = sleep(pause) => false,
@@ -90,6 +98,7 @@ pub(super) fn run(owner: &Arc<Shared>, settings: Arc<Settings>) -> impl Future<O
             biased;
             () = shut_down(&mut ended) => {}
             () = dial => {}
+            () = beating => {}
         }
     }
 }
@@ -107,8 +116,7 @@ async fn dial_through_gate(
             Entry::Failed(error) => error,
             Entry::Turn(turn) => {
                 let pooled = Pooled { membership, place, turn: &turn };
-                let result =
-                    attempts_caught(&guard.owner, settings, Some(pooled), Duration::ZERO, &news).await;
+                let result = attempts_caught(&guard, settings, Some(pooled), Duration::ZERO, &news).await;
                 match result {
                     Ok(Ok(())) => return guard.finish(),
                     // The connection is up and stays; to the others it is an outage as any.
@@ -117,8 +125,9 @@ async fn dial_through_gate(
                         turn.failed(error);
                         return guard.finish();
                     }
-                    // Closed on this side meanwhile: that says nothing of the server, so the turn is not settled.
-                    Err(_) if !guard.owner.upgrade().is_some_and(|owner| owner.is_open()) => return,
+                    // Closed on this side meanwhile, or given up: that says nothing of the server, so the turn is not
+                    // settled.
+                    Err(_) if !guard.is_wanted() => return,
                     Err(error) => {
                         bump(&membership.counters.failed_dials);
                         turn.failed(error.clone());
@@ -129,7 +138,7 @@ async fn dial_through_gate(
         },
     };
     if let Some(owner) = guard.owner.upgrade() {
-        owner.dial_failed(error, false);
+        owner.dial_failed(guard.number, error, false);
         guard.finish();
     }
 }
@@ -168,12 +177,18 @@ struct Pooled<'a> {
 /// Leaves the connection Idle if the dial task ends without an outcome.
 struct DialGuard {
     owner: Weak<Shared>,
+    /// Of the dial.
+    number: u64,
     finished: bool,
 }
 
 impl DialGuard {
     fn finish(&mut self) {
         self.finished = true;
+    }
+
+    fn is_wanted(&self) -> bool {
+        self.owner.upgrade().is_some_and(|owner| owner.wants_outcome(self.number))
     }
 }
 
@@ -182,8 +197,17 @@ impl Drop for DialGuard {
         if !self.finished
             && let Some(owner) = self.owner.upgrade()
         {
-            owner.dial_abandoned();
+            owner.dial_abandoned(self.number);
         }
+    }
+}
+
+/// Lets callers see that the task is polled, until the connection is gone.
+async fn beat(owner: Weak<Shared>) {
+    while let Some(owner) = owner.upgrade() {
+        owner.dial_runs();
+        drop(owner);
+        sleep(BEAT).await;
     }
 }
 
@@ -208,7 +232,7 @@ impl From<Error> for Missed {
 /// As [`attempts`], where a panic is a failure: of tokio on a runtime without I/O, or of a user's connector. A dial task that
 /// panicked would leave its connection Idle, to be dialed again at once.
 async fn attempts_caught(
-    owner: &Weak<Shared>,
+    guard: &DialGuard,
     settings: &Arc<Settings>,
     pooled: Option<Pooled<'_>>,
     backoff: Duration,
@@ -219,13 +243,13 @@ async fn attempts_caught(
         phase: DialPhase::Connect,
         source: Arc::new(io::Error::other(text)),
     };
-    runtime::caught(attempts(owner, settings, pooled, backoff, news), panicked).await?
+    runtime::caught(attempts(guard, settings, pooled, backoff, news), panicked).await?
 }
 
 /// An attempt; and another, within its time, if that is lost: that is no failure, but a connection that was Ready for no
 /// time. A server that does so each time is not to be dialled without a pause, so two losses are a failure.
 async fn attempts(
-    owner: &Weak<Shared>,
+    guard: &DialGuard,
     settings: &Arc<Settings>,
     mut pooled: Option<Pooled<'_>>,
     backoff: Duration,
@@ -235,7 +259,7 @@ async fn attempts(
     let deadline = Instant::now() + budget.min(YEAR);
     let mut lost = false;
     loop {
-        match attempt(owner, settings, pooled.as_mut(), budget, deadline, news.clone()).await {
+        match attempt(guard, settings, pooled.as_mut(), budget, deadline, news.clone()).await {
             Ok(verdict) => return Ok(verdict),
             Err(Missed::Lost(_)) if !lost => lost = true,
             Err(Missed::Lost(error) | Missed::Failed(error)) => return Err(error),
@@ -246,7 +270,7 @@ async fn attempts(
 /// Name resolution to SETTINGS, and to the first word on the server's health, under one time budget. On success the
 /// connection is Ready, or up and not serving.
 async fn attempt(
-    owner: &Weak<Shared>,
+    guard: &DialGuard,
     settings: &Arc<Settings>,
     pooled: Option<&mut Pooled<'_>>,
     budget: Duration,
@@ -254,7 +278,7 @@ async fn attempt(
     news: watch::Receiver<News>,
 ) -> Result<Verdict, Missed> {
     let (link, server, way) = {
-        let owner = owner.upgrade().ok_or(Error::Closed)?;
+        let owner = guard.owner.upgrade().ok_or(Error::Closed)?;
         let way = Way {
             endpoint: &settings.target.endpoint,
             uri: settings.uri(None),
@@ -298,7 +322,7 @@ async fn attempt(
         server.pass_over(way.passed_over);
     }
     let (send, conn, health, verdict) = result?;
-    let owner = owner.upgrade().ok_or(Error::Closed)?;
+    let owner = guard.owner.upgrade().ok_or(Error::Closed)?;
     link.comes_into_use();
     if let (Some(pooled), Ok(())) = (&pooled, &verdict) {
         pooled.turn.succeeded();
@@ -307,7 +331,9 @@ async fn attempt(
     let place = pooled.map_or(&mut no_place, |pooled| &mut pooled.place);
     // Before others may see the link.
     link.swap_place(place);
-    if let Err(missed) = owner.connected(Transport { send, link: Arc::clone(&link) }, verdict.clone()) {
+    if let Err(missed) =
+        owner.connected(guard.number, Transport { send, link: Arc::clone(&link) }, verdict.clone())
+    {
         // For another attempt.
         link.swap_place(place);
         return Err(missed);

@@ -75,6 +75,12 @@ impl CallGuard {
         }
     }
 
+    /// A slot, if one is free and nobody waits for it.
+    pub(super) fn try_take_slot(&mut self) -> bool {
+        self.has_slot = self.link.slots.try_take();
+        self.has_slot
+    }
+
     /// Waits for a slot, in order. False: the link is no longer the connection's current one. Cancel safe.
     pub(super) async fn take_slot(&mut self) -> bool {
         self.has_slot = self.link.slots.try_take() || self.wait_for_slot().await;

@@ -21,7 +21,9 @@
 //! # Invariants
 //!
 //! * At most one task dials: [`Effects::start_dial`] is set only when no task does, and the task reports its end with
-//!   `Connected`, `DialAbandoned`, or `AttemptFailed` that does not go on.
+//!   `Connected`, `DialAbandoned`, or `AttemptFailed` that does not go on. Dials are numbered. A caller that finds the task's
+//!   runtime at rest may report `DialAbandoned` in its place; what such a task reports later
+//!   [counts for nothing](Machine::apply_of_dial).
 //! * Connecting means that a task dials. Ready and NotServing mean that none does.
 //! * Shutdown is never left.
 //! * A transport is in the phase, or has been given back in [`Effects::released`], exactly once.
@@ -123,6 +125,8 @@ pub(super) struct Effects<T, E> {
     pub(super) to: ConnectivityState,
     /// A task is to dial.
     pub(super) start_dial: bool,
+    /// The number of the last dial.
+    pub(super) dial: u64,
     /// A server that was connected no longer serves: the next dial has to show whether it is there.
     pub(super) in_doubt: bool,
     /// What the event has replaced. Its drop may wake tasks.
@@ -148,6 +152,8 @@ pub(super) struct Machine<T, E> {
     phase: Phase<T, E>,
     /// Whether a dial task exists.
     dialing: bool,
+    /// Dials that were begun; the last one's number.
+    dials: u64,
     /// Dials that came to an outcome.
     attempts: u64,
     /// When a call or `connect` last asked for a connection while there was none.
@@ -159,7 +165,7 @@ pub(super) struct Machine<T, E> {
 
 impl<T, E: Clone> Machine<T, E> {
     pub(super) fn new(now: Instant) -> Self {
-        Machine { phase: Phase::Idle, dialing: false, attempts: 0, asked: now, last_failure: None }
+        Machine { phase: Phase::Idle, dialing: false, dials: 0, attempts: 0, asked: now, last_failure: None }
     }
 
     // ── questions ──
@@ -238,6 +244,7 @@ impl<T, E: Clone> Machine<T, E> {
             from: self.state(),
             to: self.state(),
             start_dial: false,
+            dial: self.dials,
             in_doubt: false,
             released: None,
             dropped: (None, None),
@@ -279,7 +286,27 @@ impl<T, E: Clone> Machine<T, E> {
             }
         }
         effects.to = self.state();
+        effects.dial = self.dials;
         effects
+    }
+
+    /// As [`apply`](Self::apply), for what a dial task reports. `None`: another dial has taken its place.
+    pub(super) fn apply_of_dial(
+        &mut self,
+        dial: u64,
+        event: Event<T, E>,
+        now: Instant,
+    ) -> Option<Effects<T, E>> {
+        self.is_current_dial(dial).then(|| self.apply(event, now))
+    }
+
+    pub(super) fn is_current_dial(&self, dial: u64) -> bool {
+        self.dialing && self.dials == dial
+    }
+
+    /// The dial that is under way.
+    pub(super) fn dial(&self) -> Option<u64> {
+        self.dialing.then_some(self.dials)
     }
 
     fn is_shut_down(&self) -> bool {
@@ -307,6 +334,7 @@ impl<T, E: Clone> Machine<T, E> {
             Phase::Connecting | Phase::Failed(_) => {}
         }
         effects.start_dial = !std::mem::replace(&mut self.dialing, true);
+        self.dials += u64::from(effects.start_dial);
     }
 
     fn connected(&mut self, up: Up<T>, is_open: bool, health: Result<(), E>, effects: &mut Effects<T, E>) {
@@ -509,6 +537,23 @@ mod tests {
             let mut machine = after(history, now);
             assert_eq!(machine.look(*waited_from, *paces_itself, now), *found, "{history:?} {waited_from:?}");
         }
+    }
+
+    #[test]
+    fn what_an_abandoned_dial_reports_later_counts_for_nothing() {
+        let now = Instant::now();
+        let mut machine = after(&[Event::Wanted], now);
+        assert_eq!((machine.dial(), machine.is_current_dial(1)), (Some(1), true));
+        assert!(machine.apply_of_dial(1, Event::DialAbandoned, now).is_some());
+        for late in [connected(1), failed(true), failed(false), Event::DialAbandoned] {
+            assert!(machine.apply_of_dial(1, late.clone(), now).is_none(), "{late:?} while none dials");
+            let effects = machine.apply(Event::Wanted, now);
+            assert!(effects.start_dial && effects.dial > 1);
+            assert!(machine.apply_of_dial(1, late.clone(), now).is_none(), "{late:?} while another dials");
+            assert_eq!(machine.state(), State::Connecting);
+            assert!(machine.apply_of_dial(effects.dial, Event::DialAbandoned, now).is_some());
+        }
+        assert_eq!((machine.state(), machine.dial(), machine.attempts()), (State::Idle, None, 0));
     }
 
     #[test]

@@ -1,10 +1,13 @@
-//! What a connection of a pool has from its pool.
+//! What a connection of a pool has from its pool, and what it carries for it.
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::lease::Ticket;
+use super::shared::Shared;
 use crate::grpc::counters::Counters;
 use crate::grpc::server::Server;
 use crate::primitive::Arc;
+use crate::primitive::atomic::{AtomicU32, Ordering};
 
 /// What a connection reports to its pool. No lock of the connection is held.
 pub(in crate::grpc) trait Pool: Send + Sync {
@@ -16,6 +19,77 @@ pub(in crate::grpc) trait Pool: Send + Sync {
 
     /// The last handle of the member has been dropped.
     fn forget(&self, member: u64);
+
+    /// Another member for a call that has not left; `None`: it stays where it is. `tried` are the members that it has been on.
+    fn elsewhere(&self, tried: &[u64], why: Why) -> Option<Elsewhere>;
+}
+
+/// Why a call asks for another connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::grpc) enum Why {
+    /// Its own has no stream free.
+    Full,
+    /// Its own cannot be established.
+    Failed,
+}
+
+/// Another connection for a call, on which it counts while the ticket lives.
+pub(in crate::grpc) struct Elsewhere {
+    pub(in crate::grpc) conn: Arc<Shared>,
+    pub(in crate::grpc) ticket: Arc<dyn Ticket>,
+}
+
+/// How many callers a pool has given a connection to. Only the pool changes it.
+///
+/// Relaxed throughout: the pool adds and decides on zero under its own lock; in between the numbers only say where the load is.
+#[derive(Debug)]
+pub(in crate::grpc) struct Callers {
+    now: AtomicU32,
+    /// Above so many, one who comes back is to go elsewhere the next time.
+    cap: AtomicU32,
+}
+
+impl Callers {
+    pub(super) fn new() -> Self {
+        Callers { now: AtomicU32::new(0), cap: AtomicU32::new(u32::MAX) }
+    }
+
+    #[inline]
+    pub(in crate::grpc) fn now(&self) -> u32 {
+        self.now.load(Ordering::Relaxed)
+    }
+
+    pub(in crate::grpc) fn set_cap(&self, cap: u32) {
+        self.cap.store(cap, Ordering::Relaxed);
+    }
+
+    /// One more; how many there are.
+    #[inline]
+    pub(in crate::grpc) fn add(&self) -> u32 {
+        self.now.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    pub(in crate::grpc) fn raise_cap(&self, cap: u32) {
+        self.cap.fetch_max(cap, Ordering::Relaxed);
+    }
+
+    /// One less; how many are left.
+    #[inline]
+    pub(in crate::grpc) fn remove(&self) -> u32 {
+        self.now.fetch_sub(1, Ordering::Relaxed) - 1
+    }
+
+    #[inline]
+    pub(in crate::grpc) fn are_too_many(&self) -> bool {
+        self.now() > self.cap.load(Ordering::Relaxed)
+    }
+
+    /// One less, if there are too many: never fewer than the cap, however many ask at once.
+    pub(in crate::grpc) fn remove_if_too_many(&self) -> bool {
+        let cap = self.cap.load(Ordering::Relaxed);
+        let lower = |now: u32| (now > cap).then(|| now - 1);
+        self.now.fetch_update(Ordering::Relaxed, Ordering::Relaxed, lower).is_ok()
+    }
 }
 
 #[derive(Clone)]

@@ -13,7 +13,8 @@
 //!   `updates` channel, whose end the tasks see.
 //! * **Dialing** is one task at most (an invariant of the machine), on the runtime of the call that wanted it. The guard of a
 //!   task that is dropped with its runtime reports that it ended without an outcome: the state is Idle again, and callers that
-//!   wait dial anew.
+//!   wait dial anew. So they do when the task has not been polled for [`UNDRIVEN`]; should it run again, its outcome counts for
+//!   nothing.
 //! * A **link** (one socket) is current from [`connected`](Shared::connected) to the first of: the tap saw GOAWAY or
 //!   the end of the socket, the driver found it idle, hyper gave a request back, a pool gave it up because its server does not
 //!   serve. A link that is no longer current ends with its streams; only `close` cuts it.
@@ -30,19 +31,22 @@ use super::dialing::{self, Missed};
 use super::health::Verdict;
 use super::lease::{CallGuard, Lease};
 use super::machine::{self, Effects, Event, Machine, Outcome, Phase, Up};
-use super::membership::{Membership, Pool};
+use super::membership::{Callers, Elsewhere, Membership, Pool, Why};
 use super::state::ConnectivityState;
 use crate::grpc::config::Settings;
 use crate::grpc::counters::bump;
 use crate::grpc::dial::backoff::Life;
 use crate::grpc::error::{DialPhase, Error, with_causes};
 use crate::grpc::link::request_body::RequestBody;
-use crate::grpc::link::{Link, LinkPhase, Observer};
+use crate::grpc::link::{Link, LinkPhase, Observer, UNDRIVEN};
 use crate::grpc::runtime;
 use crate::grpc::server::Server;
 use crate::grpc::trace::trace_event;
-use crate::primitive::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
-use crate::primitive::{Arc, Mutex, Weak};
+use crate::primitive::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use crate::primitive::{Arc, Mutex, MutexGuard, Weak};
+
+/// How long a call waits for a slot before it looks for another connection again.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// How often one call waits for a dial that ends without an outcome (its runtime ended) before it gives up.
 const MAX_WAITS: usize = 4;
@@ -66,6 +70,13 @@ pub(crate) struct Shared {
     pub(super) server: Arc<Server>,
     /// How often the server had complained of pings when this was last dialed.
     complaints: AtomicU32,
+    /// When the dial task was last polled, in ms since `born`.
+    dial_ran: AtomicU64,
+    born: Instant,
+    /// Mirror of the limit of streams of the link that is Ready; 0 otherwise.
+    streams: AtomicU32,
+    /// For the pool that it belongs to.
+    pub(in crate::grpc) callers: Callers,
 }
 
 struct Inner {
@@ -139,6 +150,10 @@ impl Shared {
             waiting: AtomicUsize::new(0),
             server,
             complaints: AtomicU32::new(0),
+            dial_ran: AtomicU64::new(0),
+            born: Instant::now(),
+            streams: AtomicU32::new(0),
+            callers: Callers::new(),
         })
     }
 
@@ -162,6 +177,21 @@ impl Shared {
         let mut inner = self.inner.lock();
         let event = event(&inner);
         let effects = inner.machine.apply(event, now());
+        self.publish(inner, effects)
+    }
+
+    /// As [`update`](Self::update), for what a dial task reports. `None`: another has taken its place.
+    fn update_of_dial(&self, dial: u64, event: Event<Transport, Error>) -> Option<Effects<Transport, Error>> {
+        let mut inner = self.inner.lock();
+        let effects = inner.machine.apply_of_dial(dial, event, now())?;
+        Some(self.publish(inner, effects))
+    }
+
+    fn publish(
+        &self,
+        mut inner: MutexGuard<'_, Inner>,
+        effects: Effects<Transport, Error>,
+    ) -> Effects<Transport, Error> {
         let lost = match &effects.released {
             _ if !effects.in_doubt => None,
             Some(Phase::Ready(up) | Phase::NotServing(up, _)) => Some(life(&up.transport.link)),
@@ -175,6 +205,10 @@ impl Shared {
             attempts: inner.machine.attempts(),
             update: inner.updates,
         };
+        self.publish_streams(&inner);
+        if effects.start_dial {
+            self.dial_runs();
+        }
         self.state.store(news.state as u8, Ordering::Release);
         drop(inner);
         self.news.send_if_modified(|published| {
@@ -200,6 +234,14 @@ impl Shared {
         effects
     }
 
+    /// Under the lock: so the last limit stays.
+    fn publish_streams(&self, inner: &Inner) {
+        let limit = inner.machine.ready().map_or(0, |up| up.transport.link.limit());
+        // Relaxed: it is read for a choice, and one that is a moment old leads to a call that waits or looks elsewhere.
+        self.streams.store(limit, Ordering::Relaxed);
+        self.server.takes_streams(limit);
+    }
+
     fn notify_pool(&self) {
         if let Some(Membership { pool, id, .. }) = &self.membership {
             pool.changed(*id);
@@ -219,14 +261,71 @@ impl Shared {
     /// Cancel safe: nothing is taken before it returns, and the dial goes on without the caller.
     pub(in crate::grpc) async fn lease(self: &Arc<Self>, wait_for_ready: bool) -> Result<Lease, Error> {
         loop {
-            let mut lease = match wait_for_ready {
-                true => self.lease_when_ready().await?,
-                false => self.lease_or_failure().await?,
+            let result = match wait_for_ready && self.membership.is_none() {
+                true => self.lease_when_ready().await,
+                false => self.lease_or_failure().await,
             };
-            if lease.call.take_slot().await {
+            let mut lease = match result {
+                Ok(lease) => lease,
+                Err(error) => match Box::pin(self.elsewhere(Why::Failed)).await {
+                    Some(lease) => return Ok(lease),
+                    None if wait_for_ready => self.lease_when_ready().await?,
+                    None => return Err(error),
+                },
+            };
+            if lease.call.try_take_slot() {
+                return Ok(lease);
+            }
+            if let Some(lease) = Box::pin(self.wait_for_slot(lease)).await {
                 return Ok(lease);
             }
         }
+    }
+
+    /// A slot of the link, in order, or of another connection of the pool. `None`: the link is no longer the current one.
+    ///
+    /// Cancel safe.
+    async fn wait_for_slot(&self, mut lease: Lease) -> Option<Lease> {
+        if let Some(other) = self.elsewhere(Why::Full).await {
+            return Some(other);
+        }
+        // What could not be had a moment ago, because the last dial had failed, perhaps, can be had later. Where there are
+        // no timers nobody looks again.
+        let looks_again = self.membership.is_some() && runtime::current().is_ok();
+        let again = async {
+            loop {
+                tokio::time::sleep(LOOK_AGAIN).await;
+                if let Some(other) = self.elsewhere(Why::Full).await {
+                    return other;
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            has_slot = lease.call.take_slot() => has_slot.then_some(lease),
+            other = again, if looks_again => Some(other),
+        }
+    }
+
+    /// A slot of another connection of the pool, if the pool has one for this call. Cancel safe.
+    async fn elsewhere(&self, why: Why) -> Option<Lease> {
+        let Membership { pool, id, .. } = self.membership.as_ref()?;
+        let mut tried = vec![*id];
+        while let Some(Elsewhere { conn, ticket }) = pool.elsewhere(&tried, why) {
+            if let Ok(mut lease) = conn.lease_or_failure().await {
+                lease.hold(ticket);
+                let has_slot = match why {
+                    Why::Full => lease.call.try_take_slot(),
+                    // There is nothing better to wait for.
+                    Why::Failed => lease.call.take_slot().await,
+                };
+                if has_slot {
+                    return Some(lease);
+                }
+            }
+            tried.extend(conn.membership.as_ref().map(|membership| membership.id));
+        }
+        None
     }
 
     /// A lease, if it is Ready, and for as long as it is the same link.
@@ -245,13 +344,11 @@ impl Shared {
                 Found::Nothing { attempts } => attempts,
             };
             self.dial()?;
-            let mut news = self.news();
-            let outcome = |news: &News| {
+            let outcome = move |news: &News| {
                 let over = matches!(news.state, ConnectivityState::Ready | ConnectivityState::Shutdown);
                 over || news.attempts != seen || !news.dialing
             };
-            // The sender is in `self`: no error.
-            let _ = news.wait_for(outcome).await;
+            Box::pin(self.wait_for_dial(outcome)).await;
             match self.try_lease(Some(seen)) {
                 Found::Lease(lease) => return Ok(lease),
                 Found::Failed(error) => return Err(error),
@@ -264,7 +361,6 @@ impl Shared {
 
     async fn lease_when_ready(self: &Arc<Self>) -> Result<Lease, Error> {
         let _waiting = Waiting::begin(&self.waiting);
-        let mut news = self.news();
         let (mut attempts, mut in_vain) = (None, 0);
         while in_vain < MAX_WAITS {
             match self.try_lease(None) {
@@ -277,12 +373,45 @@ impl Shared {
             let settled = |news: &News| {
                 matches!(news.state, ConnectivityState::Ready | ConnectivityState::Shutdown) || !news.dialing
             };
-            // The sender is in `self`: no error.
-            let now = news.wait_for(settled).await.map_or(None, |news| Some(news.attempts));
+            let now = Box::pin(self.wait_for_dial(settled)).await;
             in_vain = if now == attempts { in_vain + 1 } else { 0 };
             attempts = now;
         }
         Err(self.in_vain())
+    }
+
+    /// Waits until `settled`, and returns how many attempts there have been. To be called on a runtime with timers.
+    ///
+    /// A dial whose task is not polled, because its runtime rests, is given up: who waits for it dials anew. Cancel safe.
+    async fn wait_for_dial(&self, settled: impl Fn(&News) -> bool) -> Option<u64> {
+        let mut news = self.news();
+        loop {
+            tokio::select! {
+                biased;
+                // The sender is in `self`: no error.
+                news = news.wait_for(|news| settled(news)) => return news.ok().map(|news| news.attempts),
+                () = tokio::time::sleep(UNDRIVEN) => self.give_up_resting_dial(),
+            }
+        }
+    }
+
+    /// The dial task has been polled.
+    pub(super) fn dial_runs(&self) {
+        // Relaxed, here and below: it is a hint. An old value leads to a dial that was not necessary.
+        self.dial_ran.store(self.born.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    fn give_up_resting_dial(&self) {
+        let ran = Duration::from_millis(self.dial_ran.load(Ordering::Relaxed));
+        if self.born.elapsed().saturating_sub(ran) < UNDRIVEN {
+            return;
+        }
+        let dial = self.inner.lock().machine.dial();
+        if let Some(dial) = dial
+            && let Some(_dropped) = self.update_of_dial(dial, Event::DialAbandoned)
+        {
+            trace_event!("dial given up: its runtime does not run", target = self.target());
+        }
     }
 
     fn in_vain(&self) -> Error {
@@ -318,9 +447,10 @@ impl Shared {
     pub(in crate::grpc) fn dial(self: &Arc<Self>) -> Result<(), Error> {
         let settings = self.settings.as_ref().map_err(Error::clone)?;
         let runtime = runtime::current()?;
-        if self.update(|_| Event::Wanted).start_dial {
+        let effects = self.update(|_| Event::Wanted);
+        if effects.start_dial {
             // The guard is inside before the task is born: a runtime that is shutting down drops the task at once.
-            drop(runtime.spawn(dialing::run(self, Arc::clone(settings))));
+            drop(runtime.spawn(dialing::run(self, effects.dial, Arc::clone(settings))));
         }
         Ok(())
     }
@@ -348,13 +478,19 @@ impl Shared {
 
     /// The dial came through: Ready, or TransientFailure if the server does not serve; unless the link is already no good, or
     /// the connection was closed meanwhile.
-    pub(super) fn connected(&self, transport: Transport, verdict: Verdict) -> Result<(), Missed> {
+    pub(super) fn connected(&self, dial: u64, transport: Transport, verdict: Verdict) -> Result<(), Missed> {
         let failure = verdict.clone().err();
         self.trace_not_serving(failure.as_ref());
-        let effects = self.update(|_| {
+        let effects = {
+            let mut inner = self.inner.lock();
             let is_open = transport.link.phase() == LinkPhase::Open;
-            Event::Connected { up: Up { link: transport.link.id, transport }, is_open, health: verdict }
-        });
+            let up = Up { link: transport.link.id, transport };
+            let event = Event::Connected { up, is_open, health: verdict };
+            match inner.machine.apply_of_dial(dial, event, now()) {
+                Some(effects) => self.publish(inner, effects),
+                None => return Err(Missed::Failed(Error::Closed)),
+            }
+        };
         match effects.outcome {
             Outcome::Applied | Outcome::Ignored => Ok(()),
             Outcome::IsShutDown => Err(Missed::Failed(Error::Closed)),
@@ -366,14 +502,19 @@ impl Shared {
     }
 
     /// The dial failed: TransientFailure. `dialing` says whether the task goes on.
-    pub(super) fn dial_failed(&self, error: Error, dialing: bool) {
+    pub(super) fn dial_failed(&self, dial: u64, error: Error, dialing: bool) {
         trace_event!("dial failed", target = self.target(), error = with_causes(&error));
-        let _dropped = self.update(|_| Event::AttemptFailed { error, goes_on: dialing });
+        let _dropped = self.update_of_dial(dial, Event::AttemptFailed { error, goes_on: dialing });
     }
 
     /// The dial task is gone without an outcome: as if it had never been.
-    pub(super) fn dial_abandoned(&self) {
-        let _dropped = self.update(|_| Event::DialAbandoned);
+    pub(super) fn dial_abandoned(&self, dial: u64) {
+        let _dropped = self.update_of_dial(dial, Event::DialAbandoned);
+    }
+
+    /// Whether the outcome of the dial still matters: the connection is open, and no other dial has taken its place.
+    pub(super) fn wants_outcome(&self, dial: u64) -> bool {
+        self.is_open() && self.inner.lock().machine.is_current_dial(dial)
     }
 
     /// Whether nobody wants a connection: no call waits for one, and none has asked for that long.
@@ -393,6 +534,14 @@ impl Shared {
     /// How many calls its server takes at once, while it is Ready. A health check takes a stream, too.
     pub(in crate::grpc) fn stream_limit(&self) -> Option<u32> {
         self.inner.lock().machine.ready().map(|up| up.transport.link.limit())
+    }
+
+    /// The same, and for one that is not Ready what other connections to its server have been told. Takes no lock.
+    pub(in crate::grpc) fn expected_streams(&self, state: ConnectivityState) -> Option<u32> {
+        match state {
+            ConnectivityState::Ready => Some(self.streams.load(Ordering::Relaxed)),
+            _ => self.server.expected_streams(),
+        }
     }
 
     /// Whether no dial of it has come to an outcome.
@@ -532,6 +681,7 @@ impl Observer for Shared {
     }
 
     fn limit_changed(&self) {
+        self.publish_streams(&self.inner.lock());
         self.notify_pool();
     }
 }

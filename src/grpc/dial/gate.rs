@@ -22,6 +22,9 @@
 //!   attempt has succeeded since.
 //! * The pause grows with each failure in a row, but a failure counts once: attempts that began before the gate
 //!   was last closed do not lengthen it again.
+//! * An attempt that fails because this process lacks something (descriptors, as a rule) says nothing of the server: the gate
+//!   stays as it is. All who were waiting get its error, because they would fare no better; the next attempt
+//!   begins after [`SHORTAGE`].
 //! * A [`Turn`] that is dropped unsettled (its connection was closed, its runtime ended) counts as no outcome.
 
 use std::time::Duration;
@@ -40,6 +43,9 @@ const PARALLEL: usize = 16;
 
 /// How long an attempt has the way to itself.
 const STALE: Duration = Duration::from_secs(1);
+
+/// How long no attempt begins after one for which this process lacked something.
+const SHORTAGE: Duration = Duration::from_millis(100);
 
 pub(crate) struct Gate {
     inner: Mutex<Inner>,
@@ -62,6 +68,9 @@ struct Inner {
     failures: u64,
     /// The last failure, and when its attempt began.
     last_failure: Option<(Instant, Error)>,
+    /// Attempts for which this process lacked something, and the error of the last one.
+    shortages: u64,
+    last_shortage: Option<Error>,
     last_success: Option<Instant>,
     /// When a connection was last lost whose loss was a failure.
     short_lived: Option<Instant>,
@@ -94,6 +103,8 @@ impl Gate {
                 pauses: Pauses::new(policy),
                 failures: 0,
                 last_failure: None,
+                shortages: 0,
+                last_shortage: None,
                 last_success: None,
                 short_lived: None,
             }),
@@ -106,7 +117,7 @@ impl Gate {
         // Subscribed before the first look: no change after it is missed.
         let mut changed = self.changed.subscribe();
         let came = Instant::now();
-        let seen = self.inner.lock().failures;
+        let seen = self.inner.lock().outcomes();
         loop {
             let pause = match self.look(came, seen) {
                 Look::Enter(entry) => return entry,
@@ -120,9 +131,15 @@ impl Gate {
         }
     }
 
-    fn look(&self, came: Instant, seen: u64) -> Look<'_> {
+    fn look(&self, came: Instant, seen: (u64, u64)) -> Look<'_> {
         let mut inner = self.inner.lock();
-        if inner.failures != seen
+        let (failures, shortages) = seen;
+        if inner.shortages != shortages
+            && let Some(error) = &inner.last_shortage
+        {
+            return Look::Enter(Entry::Failed(error.clone()));
+        }
+        if inner.failures != failures
             && inner.proven.is_none()
             && let Some((began, error)) = &inner.last_failure
             && *began + STALE >= came
@@ -166,6 +183,11 @@ impl Gate {
 }
 
 impl Inner {
+    /// Failures and shortages so far.
+    fn outcomes(&self) -> (u64, u64) {
+        (self.failures, self.shortages)
+    }
+
     /// Doubtful from here on.
     fn close(&mut self) {
         self.closings += 1;
@@ -201,6 +223,12 @@ impl Turn<'_> {
 
     pub(crate) fn failed(self, error: Error) {
         let mut inner = self.gate.inner.lock();
+        if error.is_shortage() {
+            inner.shortages += 1;
+            inner.last_shortage = Some(error);
+            inner.pause_until = inner.pause_until.max(Some(Instant::now() + SHORTAGE));
+            return;
+        }
         if inner.last_success.is_some_and(|began| began > self.began) {
             return;
         }
@@ -248,6 +276,39 @@ mod tests {
             turn.failed(Error::Closed);
         }
         assert_eq!(waits, [0, 50, 80, 128, 205, 328, 525, 839, 1000]);
+    }
+
+    fn shortage() -> Error {
+        let source = Arc::new(std::io::Error::from(std::io::ErrorKind::AddrNotAvailable));
+        Error::Dial { target: "t".into(), phase: crate::grpc::DialPhase::Connect, source }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_shortage_of_this_process_fails_those_who_wait_paces_the_next_and_leaves_the_gate_open() {
+        let gate = Arc::new(Gate::new(Backoff::POOL));
+        turn(gate.enter().await).succeeded();
+        let mut turns = Vec::new();
+        for _ in 0..PARALLEL {
+            turns.push(turn(gate.enter().await));
+        }
+        let waiters: Vec<_> = (0..10)
+            .map(|_| {
+                let gate = Arc::clone(&gate);
+                tokio::spawn(async move { matches!(gate.enter().await, Entry::Failed(Error::Dial { .. })) })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        let start = Instant::now();
+        turns.remove(0).failed(shortage());
+        for waiter in waiters {
+            assert!(waiter.await.unwrap());
+        }
+        assert_eq!(start.elapsed(), Duration::ZERO);
+        drop(turns);
+        // Proven all the same: as many as may be begin side by side, after the pause.
+        let turns = [turn(gate.enter().await), turn(gate.enter().await)];
+        assert_eq!(start.elapsed().as_millis(), SHORTAGE.as_millis());
+        drop(turns);
     }
 
     #[tokio::test(start_paused = true)]

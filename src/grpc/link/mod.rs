@@ -33,8 +33,9 @@ use self::slots::Slots;
 use crate::primitive::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::primitive::{Arc, Mutex, OnceLock, Weak};
 
-/// How long a request may wait for the driver to be polled before the link is not lent any more.
-const UNDRIVEN: std::time::Duration = std::time::Duration::from_secs(1);
+/// How long a request may wait for the driver to be polled before the link is not lent any more, and a caller for a dial
+/// task to be polled.
+pub(in crate::grpc) const UNDRIVEN: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// For tests of what uses a link.
 #[cfg(test)]

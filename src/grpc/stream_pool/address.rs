@@ -37,11 +37,9 @@ use crate::grpc::conn::{ClientConn, ConnectivityState};
 use crate::grpc::error::Error;
 use crate::grpc::group::{Group, Watcher};
 use crate::grpc::link::slots::ASSUMED;
+use crate::grpc::sizing::{SPREAD_AT, needed};
 use crate::primitive::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use crate::primitive::{Arc, Mutex, PoisonError, Weak};
-
-/// So many streams on each connection are reason for another, while there are fewer than cores.
-const SPREAD_AT: u32 = 32;
 
 /// Up to so many connections are all looked at for the one with the fewest streams; of more, two at random.
 const LOOK_AT_ALL: usize = 8;
@@ -402,15 +400,11 @@ impl Address {
     // ── connections ──
 
     fn make(self: &Arc<Self>, pooled: bool) -> Member {
-        let mut number = 0;
-        let conn = self.group.try_join(|membership, closed| {
-            number = membership.id;
+        let joined = self.group.join(|membership, closed| {
             let settings = if closed { Err(Error::Closed) } else { Ok(Arc::clone(&self.settings)) };
             Shared::new(settings, Some(membership))
         });
-        // The group is without a limit: it never refuses.
-        let conn = conn.unwrap_or_else(|| ClientConn::from_shared(Shared::new(Err(Error::Closed), None)));
-        Member::new(self, (number, conn), pooled, self.config.ttl)
+        Member::new(self, joined, pooled, self.config.ttl)
     }
 
     /// One more in the list. Under the lock; to be dialled after it.
@@ -513,9 +507,7 @@ impl Address {
 
     /// How many connections `streams` need.
     fn needed(&self, streams: u32) -> usize {
-        let by_limit = streams.div_ceil(self.limit().max(1)) as usize;
-        let by_cores = self.config.spread.min(streams.div_ceil(SPREAD_AT) as usize);
-        by_limit.max(by_cores).min(self.config.size)
+        needed(streams, self.limit(), self.config.spread).min(self.config.size)
     }
 
     /// The keeper's round, each `ttl / WINDOWS`: lets go of what demand does not need any more, and of what has grown old once
@@ -542,8 +534,9 @@ impl Address {
             let ttl = self.config.ttl;
             slow.forgotten = unused > ttl.saturating_mul(UNUSED);
             let kept = self.kept(slow);
-            let needed = |windows: &[u32]| self.needed(windows.iter().copied().max().unwrap_or(0)).max(kept);
-            let (now_and_before, lately) = (needed(&slow.demand), needed(&slow.demand[..2]));
+            let for_windows =
+                |windows: &[u32]| self.needed(windows.iter().copied().max().unwrap_or(0)).max(kept);
+            let (now_and_before, lately) = (for_windows(&slow.demand), for_windows(&slow.demand[..2]));
             self.replace(&list, now_and_before, lately, now, slow, later);
             later.released.extend(list);
             // The one that was on its way may have been let go.
