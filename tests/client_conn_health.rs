@@ -642,7 +642,7 @@ async fn greet(pool: &ClientPool) -> Result<(), Status> {
 
 #[tokio::test(start_paused = true)]
 async fn a_pool_discards_what_does_not_serve_on_put_and_on_get_and_closes_its_socket() {
-    let (server, pool, say) = pooled(ServingStatus::Serving, |pool| pool);
+    let (server, pool, say) = pooled(ServingStatus::Serving, |pool| pool.exclusive());
     let (out, in_pool) = (pool.get(), (*pool.get()).clone());
     call(&out).await.unwrap();
     call(&in_pool).await.unwrap();
@@ -782,6 +782,7 @@ async fn at_the_limit_a_call_that_runs_on_what_does_not_serve_is_in_nobodys_way(
     assert_eq!(server.open(), 2);
     drop(held);
     // The same, when the last who had it gives it back.
+    pool.clear();
     let mut held = pool.get();
     let mut other = GreeterClient::new(&mut held).stream_hello(endless()).await.unwrap().into_inner();
     say.send_replace(ServingStatus::NotServing);

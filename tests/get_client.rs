@@ -52,7 +52,11 @@ fn the_case_that_the_parent_asked_for() {
             });
             assert!(pools.iter().all(|pool| *pool == pools[0]));
             let stats = get_client().stats();
-            assert_eq!(stats.made + stats.reused, 64, "all 64 went through this pool: {stats:?}");
+            assert_eq!(
+                stats.made + stats.reused + stats.shared,
+                64,
+                "all 64 went through this pool: {stats:?}"
+            );
             assert_eq!(stats.made, stats.alive);
         }
         "default" => {

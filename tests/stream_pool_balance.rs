@@ -253,6 +253,62 @@ async fn dns_finds_a_server_on_the_loopback() {
     assert_eq!(server.seen.accepted(), 1);
 }
 
+/// A server that tells the `:authority` of each request, and refuses that.
+async fn telling_authorities() -> (u16, tokio::sync::mpsc::UnboundedReceiver<String>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (tell, told) = unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((socket, _)) = listener.accept().await {
+            let tell = tell.clone();
+            tokio::spawn(async move {
+                let mut http2 = h2::server::handshake(socket).await.unwrap();
+                while let Some(Ok((request, mut respond))) = http2.accept().await {
+                    tell.send(request.uri().authority().unwrap().to_string()).unwrap();
+                    let head = http::Response::builder()
+                        .header("content-type", "application/grpc")
+                        .header("grpc-status", "9")
+                        .body(())
+                        .unwrap();
+                    respond.send_response(head, true).unwrap();
+                }
+            });
+        }
+    });
+    (port, told)
+}
+
+#[tokio::test]
+async fn requests_to_what_a_name_resolves_to_bear_the_name_and_those_to_an_address_the_address() {
+    let (port, mut told) = telling_authorities().await;
+    let pool = StreamPool::new();
+    let by_name = pool.balance(Addresses::dns("http", "localhost", port, Duration::from_secs(30)));
+    let by_address = pool.balance(Addresses::list([format!("http://127.0.0.1:{port}")]));
+    for (channel, authority) in [(by_name, "localhost"), (by_address, "127.0.0.1")] {
+        let status = GreeterClient::new(channel.clone()).say_hello(hello("ada")).await.unwrap_err();
+        assert_eq!(status.code(), Code::FailedPrecondition, "{status:?}");
+        assert_eq!(told.recv().await.unwrap(), format!("{authority}:{port}"));
+        assert!(channel.addresses().contains(&format!("http://127.0.0.1:{port}")));
+    }
+}
+
+#[tokio::test]
+async fn certificates_of_what_a_name_resolves_to_are_checked_for_the_name() {
+    let authority = support::authority::Authority::new();
+    for (certified, well) in [("localhost", true), ("127.0.0.1", false)] {
+        let tls = tonic::transport::ServerTlsConfig::new().identity(authority.identity(certified));
+        let server = TonicServer::start_with(|server| server.tls_config(tls).unwrap());
+        let pool = StreamPool::builder().tls(authority.trusted()).build().unwrap();
+        let dns = Addresses::dns("https", "localhost", server.addr.port(), Duration::from_secs(30));
+        let result = GreeterClient::new(pool.balance(dns)).say_hello(hello("ada")).await;
+        assert_eq!(result.is_ok(), well, "{result:?}");
+        if let Err(status) = result {
+            let Error::Dial { phase, .. } = cause(&status) else { panic!("{status:?}") };
+            assert_eq!(*phase, cenote::grpc::DialPhase::Tls);
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_name_that_does_not_resolve_keeps_calls_that_wait_for_ready_waiting_within_their_deadlines() {
     let pool = StreamPool::new();

@@ -47,6 +47,10 @@ struct Args {
     #[arg(long)]
     self_test: bool,
 
+    /// A connection for each request at once, as Go's `sync.Pool` of connections has it, instead of shared ones
+    #[arg(long)]
+    exclusive: bool,
+
     /// Requests that the self-test makes
     #[arg(long, value_name = "N", default_value_t = 20_000, requires = "self_test")]
     #[arg(value_parser = clap::value_parser!(u64).range(5_000..))]
@@ -57,7 +61,7 @@ struct Args {
 async fn main() -> ExitCode {
     let args = Args::parse();
     let result = match args.self_test {
-        true => self_test::run(args.requests).await,
+        true => self_test::run(args.requests, args.exclusive).await,
         false => serve(args).await.map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {
@@ -70,7 +74,7 @@ async fn serve(args: Args) -> Result<(), BoxError> {
     // Held until the end: the own server lives as long as this.
     let own = if args.target.is_none() { Some(Greeter::start(ANY_PORT)?) } else { None };
     let target = args.target.or(own.as_ref().map(Greeter::target)).unwrap_or_default();
-    init_client(ClientPool::new(&*target)?)?;
+    init_client(pool(&target, args.exclusive)?)?;
 
     let listener = TcpListener::bind(args.listen)
         .await
@@ -85,6 +89,11 @@ async fn serve(args: Args) -> Result<(), BoxError> {
     axum::serve(listener, gateway::router()).with_graceful_shutdown(ctrl_c()).await?;
     println!("\nGoodbye.");
     Ok(())
+}
+
+fn pool(target: &str, exclusive: bool) -> Result<ClientPool, cenote::grpc::Error> {
+    let builder = ClientPool::builder(target);
+    if exclusive { builder.exclusive().build() } else { builder.build() }
 }
 
 async fn ctrl_c() {

@@ -45,10 +45,12 @@ impl Report {
             ["requests", &count(self.samples.len() as u64)],
             ["failed in the outage", &count(failed(true))],
             ["failed outside of it", &count(failed(false))],
+            ["requests a second outside of it", &count(self.rate())],
             ["latency outside of it, p50", &quantile(0.50)],
             ["latency outside of it, p99", &quantile(0.99)],
             ["connections made", &count(pool.made)],
-            ["connections reused", &count(pool.reused)],
+            ["gets that reused one", &count(pool.reused)],
+            ["gets that came to share one", &count(pool.shared)],
             ["connections discarded", &count(why.total())],
             ["  at get, TransientFailure", &count(why.get_transient_failure)],
             ["  at get, Shutdown", &count(why.get_shutdown)],
@@ -100,8 +102,8 @@ impl Report {
             ),
         );
         verdict.check(
-            loaded.alive == loaded.idle as u64,
-            &format!("every connection came back: {} alive = {} idle", loaded.alive, loaded.idle),
+            loaded.lent == 0,
+            &format!("every handle of a connection came back ({} did not)", loaded.lent),
         );
         verdict.check(cleared.alive == 0, &format!("none outlives a clear ({} alive)", cleared.alive));
         let how_long = self.closed_in.map_or("some stayed open".to_owned(), |time| format!("{time:.1?}"));
@@ -125,6 +127,18 @@ impl Report {
     fn in_outage(&self, sample: &Sample) -> bool {
         let Outage { killed, over, .. } = self.outage;
         sample.end >= killed && over.is_none_or(|over| sample.start <= over)
+    }
+
+    /// Requests a second before the kill and after the outage, gateway, gRPC server and the load's client together on this machine.
+    fn rate(&self) -> u64 {
+        let times = |sample: &Sample| [sample.start, sample.end];
+        let (first, last) =
+            (self.samples.iter().flat_map(times).min(), self.samples.iter().flat_map(times).max());
+        let (Some(first), Some(last)) = (first, last) else { return 0 };
+        let Outage { killed, over, .. } = self.outage;
+        let calm = (last - first).saturating_sub(over.unwrap_or(last) - killed);
+        let outside = self.samples.iter().filter(|sample| !self.in_outage(sample)).count();
+        (outside as f64 / calm.as_secs_f64()) as u64
     }
 
     /// In microseconds.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use cenote::grpc::{ClientPool, get_client, init_client};
+use cenote::grpc::{get_client, init_client};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::net::TcpListener;
 use tokio::time::sleep;
@@ -34,9 +34,9 @@ pub struct Outage {
     pub dials: u64,
 }
 
-pub async fn run(requests: u64) -> Result<ExitCode, BoxError> {
+pub async fn run(requests: u64, exclusive: bool) -> Result<ExitCode, BoxError> {
     let mut greeter = Greeter::start(ANY_PORT)?;
-    init_client(ClientPool::new(greeter.target())?)?;
+    init_client(crate::pool(&greeter.target(), exclusive)?)?;
     let listener = TcpListener::bind(ANY_PORT).await?;
     let http = listener.local_addr()?;
     tokio::spawn(axum::serve(listener, gateway::router()).into_future());

@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use http::header::USER_AGENT;
-use http::uri::{PathAndQuery, Scheme, Uri};
+use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{HeaderValue, Request};
 
 use super::dial;
 use super::dial::tls::{self, TlsConfig};
 use super::error::Error;
 use super::options::Backoff;
-use super::target::{Endpoint, Given, Target};
+use super::target::{self, Endpoint, Given, Target};
+use crate::primitive::Arc;
 
 /// What a builder collects and a connection works with as it is.
 #[derive(Clone, Debug)]
@@ -64,6 +65,8 @@ impl Tuning {
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
     pub(crate) target: Given,
+    /// What goes into `:authority`, and is the name for TLS, in the target's place.
+    authority: Option<Arc<str>>,
     pub(crate) tls: Option<tls::SharedConfig>,
     /// For targets that use TLS where `tls` is not given.
     default_tls: tls::SharedConfig,
@@ -76,6 +79,7 @@ impl Options {
         let default_tls = tls::SharedConfig::new(TlsConfig::new());
         Options {
             target: Given(target),
+            authority: None,
             tls: None,
             default_tls,
             user_agent: None,
@@ -83,13 +87,21 @@ impl Options {
         }
     }
 
-    /// The same options for another target.
-    pub(crate) fn for_target(&self, target: &str) -> Self {
-        Options { target: Given(target.to_owned()), ..self.clone() }
+    /// The same options for another target, which may bear the name of `authority`.
+    pub(crate) fn for_target(&self, target: &str, authority: Option<&Arc<str>>) -> Self {
+        Options { target: Given(target.to_owned()), authority: authority.cloned(), ..self.clone() }
     }
 
     pub(crate) fn check(self) -> Result<Settings, Error> {
         let target = Target::parse(&self.target.0)?;
+        let (authority, host) = match &self.authority {
+            None => (target.authority.clone(), host(&target).to_owned()),
+            Some(given) => {
+                let authority = target::authority(given)?;
+                let host = authority.host().trim_matches(['[', ']']).to_owned();
+                (authority, host)
+            }
+        };
         let tls = match (target.tls, self.tls) {
             (Some(false), Some(_)) => {
                 return Err(Error::config("tls", "the target's scheme is http, not https"));
@@ -98,12 +110,12 @@ impl Options {
             (_, given) => given,
         };
         let tls = match tls {
-            Some(config) => Some(tls::Connector::new(config, host(&target))?),
+            Some(config) => Some(tls::Connector::new(config, &host)?),
             None => None,
         };
         self.tuning.check()?;
         let user_agent = user_agent(self.user_agent.as_deref())?;
-        Ok(Settings { target, tls, user_agent, tuning: self.tuning })
+        Ok(Settings { target, authority, tls, user_agent, tuning: self.tuning })
     }
 }
 
@@ -111,17 +123,23 @@ impl Options {
 #[derive(Debug)]
 pub(crate) struct Settings {
     pub(crate) target: Target,
+    /// What goes into `:authority` of requests.
+    authority: Authority,
     pub(crate) tls: Option<tls::Connector>,
     pub(crate) user_agent: HeaderValue,
     pub(crate) tuning: Tuning,
 }
 
 impl Settings {
-    /// The target with a path; without one it is the root.
-    pub(crate) fn uri(&self, path: Option<PathAndQuery>) -> Uri {
+    /// The target as a user's connector gets it.
+    pub(crate) fn dial_uri(&self) -> Uri {
+        self.uri(&self.target.authority, None)
+    }
+
+    fn uri(&self, authority: &Authority, path: Option<PathAndQuery>) -> Uri {
         let mut parts = http::uri::Parts::default();
         parts.scheme = Some(if self.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP });
-        parts.authority = Some(self.target.authority.clone());
+        parts.authority = Some(authority.clone());
         parts.path_and_query = Some(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
         // With all three parts given it is a valid one.
         Uri::from_parts(parts).unwrap_or_default()
@@ -134,7 +152,7 @@ impl Settings {
         path: Option<PathAndQuery>,
         own_agent: Option<&HeaderValue>,
     ) {
-        *request.uri_mut() = self.uri(path);
+        *request.uri_mut() = self.uri(&self.authority, path);
         let agent = own_agent.map_or_else(|| self.user_agent.clone(), |own| joined(own, &self.user_agent));
         request.headers_mut().insert(USER_AGENT, agent);
     }

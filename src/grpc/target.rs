@@ -37,6 +37,12 @@ impl Target {
     }
 }
 
+/// A name for `:authority`, with its port.
+pub(crate) fn authority(text: &str) -> Result<Authority, Error> {
+    let parsed = parse_tcp(text, None).map(|(authority, _)| authority);
+    parsed.map_err(|source| Error::InvalidTarget { target: redacted(text), source })
+}
+
 /// A target as the user gave it. It is not known to be valid; a user and a password in it are in no output.
 #[derive(Clone)]
 pub(crate) struct Given(pub(crate) String);

@@ -20,8 +20,10 @@ use crate::grpc::conn::{ClientConn, ConnectivityState};
 /// It is a service for tonic's generated clients, by value (`GreeterClient::new(conn)`: it goes back with the client) or by
 /// reference (`GreeterClient::new(&mut conn)`). `(*conn).clone()` is a handle of the connection inside; the guard
 /// itself is not `Clone`, as it can go back only once. Calls and response bodies that outlive the guard go on; but a call
-/// that has no connection yet when the guard gives back one that is TransientFailure fails, with the error of the last
+/// that has no connection yet when the last guard gives back one that is TransientFailure fails, with the error of the last
 /// dial.
+///
+/// Others may have the same connection: [`close`](ClientConn::close) closes it for them, too.
 #[must_use = "the connection goes back to the pool at once if the guard is not held"]
 pub struct PooledConn<'a> {
     pool: Holder<'a>,

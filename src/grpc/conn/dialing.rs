@@ -281,7 +281,7 @@ async fn attempt(
         let owner = guard.owner.upgrade().ok_or(Error::Closed)?;
         let way = Way {
             endpoint: &settings.target.endpoint,
-            uri: settings.uri(None),
+            uri: settings.dial_uri(),
             tls: settings.tls.as_ref(),
             options: &settings.tuning.dial,
             passed_over: owner.server.passed_over(),

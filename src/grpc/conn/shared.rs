@@ -48,6 +48,9 @@ use crate::primitive::{Arc, Mutex, MutexGuard, Weak};
 /// How long a call waits for a slot before it looks for another connection again.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
+/// How often, at least, a call that waits for a dial looks whether that runs.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
 /// How often one call waits for a dial that ends without an outcome (its runtime ended) before it gives up.
 const MAX_WAITS: usize = 4;
 
@@ -267,11 +270,15 @@ impl Shared {
             };
             let mut lease = match result {
                 Ok(lease) => lease,
-                Err(error) => match Box::pin(self.elsewhere(Why::Failed)).await {
-                    Some(lease) => return Ok(lease),
-                    None if wait_for_ready => self.lease_when_ready().await?,
-                    None => return Err(error),
-                },
+                Err(error @ (Error::Dial { .. } | Error::NotServing { .. })) => {
+                    match Box::pin(self.elsewhere(Why::Failed)).await {
+                        Some(lease) => return Ok(lease),
+                        None if wait_for_ready => self.lease_when_ready().await?,
+                        None => return Err(error),
+                    }
+                }
+                // Closed, or nothing that another connection would mend.
+                Err(error) => return Err(error),
             };
             if lease.call.try_take_slot() {
                 return Ok(lease);
@@ -385,13 +392,17 @@ impl Shared {
     /// A dial whose task is not polled, because its runtime rests, is given up: who waits for it dials anew. Cancel safe.
     async fn wait_for_dial(&self, settled: impl Fn(&News) -> bool) -> Option<u64> {
         let mut news = self.news();
+        let mut pause = UNDRIVEN;
         loop {
+            let dials = self.inner.lock().machine.dial().is_some();
             tokio::select! {
                 biased;
                 // The sender is in `self`: no error.
                 news = news.wait_for(|news| settled(news)) => return news.ok().map(|news| news.attempts),
-                () = tokio::time::sleep(UNDRIVEN) => self.give_up_resting_dial(),
+                () = tokio::time::sleep(pause), if dials => self.give_up_resting_dial(),
             }
+            // One that runs for so long hardly rests later; who waits for a long time is not to be woken each second.
+            pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
         }
     }
 

@@ -247,6 +247,11 @@ impl Link {
         }
     }
 
+    /// How many calls are under way.
+    pub(super) fn calls(&self) -> usize {
+        self.calls.load(Ordering::Relaxed)
+    }
+
     /// To be called before calls can see it.
     pub(in crate::grpc) fn comes_into_use(&self) {
         let _ = self.in_use_since.set(Instant::now());

@@ -336,7 +336,7 @@ mod tests {
         let stream = InPieces(stream, pieces, 0);
         let (budget, link) = (ReadBudget::new(), Link::new(0, crate::grpc::link::nobody()));
         let mut tap = Tap::new(stream, true, link, Arc::clone(&budget), None);
-        budget.begin();
+        budget.begin(usize::MAX);
         let mut rounds = vec![Vec::new()];
         for size in sizes.iter().copied().chain(std::iter::repeat(100)) {
             let mut memory = vec![0; size];
@@ -350,7 +350,7 @@ mod tests {
                     rounds.last_mut().unwrap().extend(buf.filled());
                 }
                 Poll::Pending => {
-                    budget.begin();
+                    budget.begin(usize::MAX);
                     rounds.push(Vec::new());
                 }
             }

@@ -51,6 +51,9 @@ pub(super) const WINDOWS: usize = 4;
 const UNUSED: u32 = 10;
 
 pub(super) struct Address {
+    /// Its key in the pool's map: the name, and the authority that it has for itself.
+    pub(super) key: Arc<str>,
+    /// As it was given, or found.
     pub(super) name: Arc<str>,
     pub(super) config: Arc<Config>,
     pub(super) settings: Arc<Settings>,
@@ -114,9 +117,10 @@ pub(super) enum Got {
 }
 
 impl Address {
-    pub(super) fn new(name: Arc<str>, settings: Settings, config: Arc<Config>) -> Arc<Self> {
+    pub(super) fn new(key: Arc<str>, name: Arc<str>, settings: Settings, config: Arc<Config>) -> Arc<Self> {
         let group = Group::new(settings.tuning.backoff, None);
         let address = Arc::new(Address {
+            key,
             name,
             config,
             settings: Arc::new(settings),

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -17,7 +18,21 @@ use crate::primitive::Arc;
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// All addresses of the set, each time that they have changed.
-pub(super) type Feed = BoxStream<'static, Result<Vec<String>, BoxError>>;
+pub(super) type Feed = BoxStream<'static, Result<Vec<Node>, BoxError>>;
+
+/// One address of a set.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Node {
+    pub(super) address: String,
+    /// The name and the port that were looked up, where the address was found so: requests and certificates bear the name.
+    pub(super) authority: Option<Arc<str>>,
+}
+
+impl From<String> for Node {
+    fn from(address: String) -> Self {
+        Node { address, authority: None }
+    }
+}
 
 /// Where the addresses of a [`BalancedChannel`](super::BalancedChannel) come from.
 ///
@@ -39,26 +54,34 @@ pub struct Addresses {
 impl Addresses {
     /// These, and no others.
     pub fn list(addresses: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        let all: Vec<String> = addresses.into_iter().map(Into::into).collect();
+        let all: Vec<Node> = addresses.into_iter().map(|address| Node::from(address.into())).collect();
         Addresses { feed: stream::iter([Ok(all)]).boxed(), what: "list", name: Arc::from("a list") }
     }
 
     /// Each address that `host` resolves to, with this port, as `scheme://address:port` (`http` or `https`); looked up again
     /// after `period`, at least 100 ms. A look-up that fails changes nothing, and is repeated after the same time, at most 5 s;
     /// until one has succeeded, calls fail with its error ([`Error::Dial`](crate::grpc::Error), code `Unavailable`), or wait with
-    /// [`WaitForReady`](crate::grpc::WaitForReady). With `https` the
-    /// connections need [`TlsConfig::server_name`](crate::grpc::TlsConfig), since the certificates bear the name.
+    /// [`WaitForReady`](crate::grpc::WaitForReady).
+    ///
+    /// Requests bear `host:port` as their `:authority`, and with `https` the certificates must be for `host`, unless there is a
+    /// [`TlsConfig::server_name`](crate::grpc::TlsConfig::server_name).
     pub fn dns(scheme: impl Into<String>, host: impl Into<String>, port: u16, period: Duration) -> Self {
         let (scheme, host) = (scheme.into(), host.into());
-        let name = Arc::from(format!("{host}:{port}"));
+        let bracketed = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+        let name: Arc<str> = Arc::from(format!("{bracketed}:{port}"));
+        let authority = Arc::clone(&name);
         let period = period.clamp(Duration::from_millis(100), YEAR);
         let feed = stream::unfold(Duration::ZERO, move |pause| {
-            let (scheme, host) = (scheme.clone(), host.clone());
+            let (scheme, host, authority) = (scheme.clone(), host.clone(), Arc::clone(&authority));
             async move {
                 sleep(pause).await;
                 let (found, pause) = match look_up(&host, port).await {
                     Ok(found) => {
-                        (Ok(found.iter().map(|addr| format!("{scheme}://{addr}")).collect()), period)
+                        let node = |addr: &SocketAddr| Node {
+                            address: format!("{scheme}://{addr}"),
+                            authority: Some(Arc::clone(&authority)),
+                        };
+                        (Ok(found.iter().map(node).collect()), period)
                     }
                     Err(error) => (Err(error.into()), period.min(Duration::from_secs(5))),
                 };
@@ -80,7 +103,8 @@ impl Addresses {
         let told = Told { discover: Box::pin(discover), known: Vec::new(), failed: None, ended: false };
         let feed = stream::unfold(told, |mut told| async move {
             let news = poll_fn(|cx| told.poll_news(cx)).await?;
-            let all = news.map(|()| told.known.iter().map(|(_, address)| address.clone()).collect());
+            let all =
+                news.map(|()| told.known.iter().map(|(_, address)| Node::from(address.clone())).collect());
             Some((all, told))
         });
         Addresses { feed: feed.boxed(), what: "discover", name: Arc::from("a discovered set of addresses") }

@@ -22,7 +22,7 @@ use tonic::body::Body;
 use tower_service::Service;
 
 use super::address::{Address, read, write};
-use super::addresses::{Addresses, Feed};
+use super::addresses::{Addresses, Feed, Node};
 use super::lease::LeaseSource;
 use super::{Inner, StreamPool};
 use crate::grpc::call::Source;
@@ -186,7 +186,7 @@ impl Lent {
         Some(Lent { set: Arc::downgrade(&set), feed: Some(feed) })
     }
 
-    async fn next(&mut self) -> Option<Result<Vec<String>, super::addresses::BoxError>> {
+    async fn next(&mut self) -> Option<Result<Vec<Node>, super::addresses::BoxError>> {
         self.feed.as_mut()?.next().await
     }
 
@@ -207,19 +207,19 @@ impl Drop for Lent {
 
 impl Set {
     /// The set is these addresses from now on. Streams that run on others go on.
-    fn apply(&self, pool: &StreamPool, names: Vec<String>) {
+    fn apply(&self, pool: &StreamPool, nodes: Vec<Node>) {
         let mut seen = HashSet::new();
         let mut now = Vec::new();
-        for name in names {
-            if !seen.insert(name.clone()) {
-                continue;
-            }
-            match pool.find(&name) {
+        for node in nodes {
+            match pool.find_node(&node) {
+                _ if seen.contains(&node) => {}
                 Ok(address) => now.push(address),
                 Err(error) => {
-                    trace_event!("address left out", address = redacted(&name), error = with_causes(&error));
+                    let address = redacted(&node.address);
+                    trace_event!("address left out", address = address, error = with_causes(&error));
                 }
             }
+            seen.insert(node);
         }
         for address in &now {
             address.sets.fetch_add(1, Ordering::Relaxed);
@@ -243,7 +243,7 @@ impl Set {
         });
     }
 
-    /// The better of two, of those whose names are not in `tried`.
+    /// The better of two, of those whose keys are not in `tried`.
     fn choose(&self, tried: &[Arc<str>]) -> Option<Arc<Address>> {
         let members = read(&self.members);
         if members.is_empty() {
@@ -259,7 +259,7 @@ impl Set {
         if tried.is_empty() && two.iter().all(|address| address.is_ready()) {
             return Some(Arc::clone(less_loaded(two)));
         }
-        let untried = || members.iter().filter(|address| !tried.contains(&address.name));
+        let untried = || members.iter().filter(|address| !tried.contains(&address.key));
         let mut open: Vec<_> = untried().filter(|address| address.is_ready()).collect();
         if open.is_empty() {
             open = untried().filter(|address| !address.is_failing()).collect();
@@ -346,16 +346,16 @@ impl Source for BalancedSource {
                 last = Error::NoAddresses;
                 continue;
             };
-            let name = Arc::clone(&address.name);
+            let key = Arc::clone(&address.key);
             match LeaseSource::new(address).lease(false).await {
                 Ok(lease) => {
-                    self.used.push(name);
+                    self.used.push(key);
                     return Ok(lease);
                 }
                 Err(error) => {
                     last = error;
-                    failed.push(Arc::clone(&name));
-                    tried.push(name);
+                    failed.push(Arc::clone(&key));
+                    tried.push(key);
                 }
             }
         }

@@ -147,7 +147,7 @@ impl StreamPoolBuilder {
         }
         options.tuning.backoff.check("redial")?;
         // Whatever is wrong with the template is told here, and not by each address.
-        options.for_target("localhost:1").check()?;
+        options.for_target("localhost:1", None).check()?;
         config.ttl = config.ttl.min(YEAR);
         // Else each get beyond `SPREAD_AT` would look for a connection that may not be.
         config.spread = config.spread.min(config.size);

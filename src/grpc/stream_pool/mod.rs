@@ -24,6 +24,7 @@ use tokio::sync::watch;
 
 use self::address::{Address, Got, read, write};
 pub use self::addresses::Addresses;
+use self::addresses::Node;
 pub use self::balance::BalancedChannel;
 use self::builder::Config;
 pub use self::builder::{Overflow, StreamPoolBuilder};
@@ -102,7 +103,7 @@ impl Inner {
         for address in unused {
             // One in the map, one here: nobody is about to use it.
             if Arc::strong_count(&address) <= 2 {
-                gone.push(addresses.remove(&address.name));
+                gone.push(addresses.remove(&address.key));
             }
         }
         let any = !addresses.is_empty();
@@ -196,10 +197,28 @@ impl StreamPool {
     fn find(&self, name: &str) -> Result<Arc<Address>, Error> {
         let inner = &self.inner;
         let found = read(&inner.addresses).get(name).cloned();
-        let address = match found {
+        self.kept(match found {
             Some(address) => address,
-            None => self.make(name)?,
-        };
+            None => self.make(name.into(), name, None)?,
+        })
+    }
+
+    /// As `find`, for an address of a set.
+    fn find_node(&self, node: &Node) -> Result<Arc<Address>, Error> {
+        let Node { address, authority } = node;
+        // No address has a space in it: these are apart from those that bear their own name.
+        let Some(authority) = authority else { return self.find(address) };
+        let key: Arc<str> = Arc::from(format!("{address} as {authority}"));
+        let found = read(&self.inner.addresses).get(&key).cloned();
+        self.kept(match found {
+            Some(address) => address,
+            None => self.make(key, address, Some(authority))?,
+        })
+    }
+
+    #[inline]
+    fn kept(&self, address: Arc<Address>) -> Result<Arc<Address>, Error> {
+        let inner = &self.inner;
         if !inner.kept.load(Ordering::Relaxed) {
             keeper::start(inner);
         }
@@ -207,19 +226,18 @@ impl StreamPool {
     }
 
     #[cold]
-    fn make(&self, name: &str) -> Result<Arc<Address>, Error> {
+    fn make(&self, key: Arc<str>, name: &str, authority: Option<&Arc<str>>) -> Result<Arc<Address>, Error> {
         let inner = &self.inner;
         // Checks and TLS settings take their time: not under the lock.
-        let settings = inner.config.template.for_target(name).check()?;
-        let name: Arc<str> = name.into();
-        let new = Address::new(Arc::clone(&name), settings, Arc::clone(&inner.config));
+        let settings = inner.config.template.for_target(name, authority).check()?;
+        let new = Address::new(Arc::clone(&key), name.into(), settings, Arc::clone(&inner.config));
         let address = {
             let mut addresses = write(&inner.addresses);
             // Under the lock under which `close` takes them out.
             if *inner.closed.borrow() {
                 return Err(Error::Closed);
             }
-            Arc::clone(addresses.entry(name).or_insert(new))
+            Arc::clone(addresses.entry(key).or_insert(new))
         };
         address.warm();
         Ok(address)

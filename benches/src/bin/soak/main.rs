@@ -223,7 +223,7 @@ async fn fill(conns: &[(Source, usize)], tally: &Tally) {
 
 /// Looks for streams that are counted yet. Then some pools are closed; the others are dropped.
 fn close(pools: &Pools, gentle: &GentlePools, tally: &Tally) {
-    let Pools { streams, small, bounded, .. } = pools;
+    let Pools { streams, small, exclusive, bounded, .. } = pools;
     for (name, pool) in
         [("the pool", streams), ("the small pool", small), ("the gentle pool", &gentle.streams)]
     {
@@ -232,6 +232,16 @@ fn close(pools: &Pools, gentle: &GentlePools, tally: &Tally) {
         };
         if left_over(|| taken(pool.stats())) > 0 {
             tally.violation(format!("{name} counts streams when no call is left: {:?}", pool.stats()));
+        }
+    }
+    for (name, pool) in
+        [("shared", &pools.pool), ("exclusive", exclusive), ("bounded", bounded), ("gentle", &gentle.pool)]
+    {
+        if left_over(|| pool.stats().lent) > 0 {
+            tally.violation(format!(
+                "the {name} pool counts callers when no call is left: {:?}",
+                pool.stats()
+            ));
         }
     }
     bounded.close();

@@ -18,6 +18,7 @@ fn of_one(target: &str) -> ClientPoolBuilder {
 /// To the servers that all kinds of things happen to.
 pub(crate) struct Pools {
     pub(crate) pool: ClientPool,
+    pub(crate) exclusive: ClientPool,
     pub(crate) bounded: ClientPool,
     pub(crate) streams: StreamPool,
     pub(crate) small: StreamPool,
@@ -29,6 +30,7 @@ impl Pools {
         let small = streams.clone().size(3).ttl(Duration::from_secs(3)).max_streams(4);
         Pools {
             pool: of_one(&targets[0]).build().expect("valid"),
+            exclusive: of_one(&targets[0]).exclusive().build().expect("valid"),
             bounded: of_one(&targets[0]).max_connections(2).build().expect("valid"),
             streams: streams.build().expect("valid"),
             small: small.build().expect("valid"),
@@ -42,6 +44,7 @@ impl Pools {
         let balanced = self.streams.balance(Addresses::list(targets.to_vec()));
         vec![
             Source::new("by ClientPool", Means::Pool(self.pool.clone())),
+            Source::new("by ClientPool, exclusive", Means::Pool(self.exclusive.clone())),
             Source::new("by ClientPool, at most 2", Means::Pool(self.bounded.clone())),
             Source::new("by StreamPool, leases", leases(&self.streams)),
             Source::new("by StreamPool, leases", leases(&self.small)),
@@ -53,7 +56,8 @@ impl Pools {
     }
 
     pub(crate) fn closer(&self, targets: &[String]) -> Closer {
-        let pool = self.pool.clone();
+        // Of shared ones it would close what others use.
+        let pool = self.exclusive.clone();
         Closer { name: "closed", gentle: false, targets: targets.to_vec(), pool, grace: Duration::ZERO }
     }
 }
@@ -61,6 +65,7 @@ impl Pools {
 /// To the server that does no worse than take leave.
 pub(crate) struct GentlePools {
     pub(crate) pool: ClientPool,
+    pub(crate) exclusive: ClientPool,
     pub(crate) bounded: ClientPool,
     pub(crate) streams: StreamPool,
 }
@@ -75,7 +80,8 @@ impl GentlePools {
         let streams = StreamPool::builder().connect_timeout(CONNECT).keepalive(keepalive());
         let streams = streams.resend_buffer(LARGE).ttl(Duration::from_secs(3));
         GentlePools {
-            pool: pool.clone().close_grace(GRACE).build().expect("valid"),
+            pool: pool.clone().build().expect("valid"),
+            exclusive: pool.clone().exclusive().close_grace(GRACE).build().expect("valid"),
             bounded: pool.max_connections(2).build().expect("valid"),
             streams: streams.build().expect("valid"),
         }
@@ -91,7 +97,7 @@ impl GentlePools {
     }
 
     pub(crate) fn closer(&self, target: &str) -> Closer {
-        let (targets, pool) = (vec![target.to_owned()], self.pool.clone());
+        let (targets, pool) = (vec![target.to_owned()], self.exclusive.clone());
         Closer { name: "gentle, closed", gentle: true, targets, pool, grace: GRACE }
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! `cargo run --release -p cenote-benches --bin unary -- [--rounds 60] [--seconds 0.25] [--only NAME] [--workers N] [--callers N]`
 //!
-//! One server with one thread, in a process of its own. Each contender is measured beside the `Channel` in short rounds that take turns (A B, B A,
-//! A B, ...), so that whatever else the machine does falls on both; what is reported are the ratios of neighbours: their
+//! One server with one thread, in a process of its own. Each contender is measured beside another, the `Channel` as a rule, in
+//! short rounds that take turns (A B, B A, A B, ...), so that whatever else the machine does falls on both; what is reported are the ratios of neighbours: their
 //! median and, in brackets, the quartiles. A ratio above 1 is in this crate's favour. A call's CPU time is that of the whole client
 //! process, its kernel part included. Allocations are counted in rounds of their own, since counting takes time.
 
@@ -33,7 +33,7 @@ use self::rounds::{Compared, compare, compare_loops};
 #[global_allocator]
 static ALLOCATOR: count::Counting = count::Counting;
 
-const CALLERS: [usize; 3] = [1, 10, 90];
+const CALLERS: [usize; 4] = [1, 8, 64, 256];
 const WORKERS: [usize; 2] = [1, 2];
 
 fn hello() -> HelloRequest {
@@ -84,9 +84,9 @@ fn through_pool(pool: ClientPool) -> Caller {
 
 fn calls(options: &Options, target: &str) {
     println!(
-        "| through | workers | callers | `Channel`, calls/s | calls/s | calls per CPU-second | allocations | bytes |"
+        "| through | beside | workers | callers | that one's calls/s | calls/s | calls per CPU-second | allocations | bytes |"
     );
-    println!("|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|");
     for workers in WORKERS.into_iter().filter(|workers| options.workers.is_none_or(|only| only == *workers)) {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(workers)
@@ -95,26 +95,29 @@ fn calls(options: &Options, target: &str) {
             .expect("a runtime");
         let _inside = runtime.enter();
         let channel = through(Channel::from_shared(target.to_owned()).expect("a target").connect_lazy());
-        let streams = StreamPool::builder().size(1).build().expect("valid").channel(target);
-        let one = ClientPool::builder(target).max_connections(1).build().expect("a target");
+        let streams = through(StreamPool::new().channel(target).expect("a target"));
+        let pool = through_pool(ClientPool::new(target).expect("a target"));
+        let exclusive = ClientPool::builder(target).exclusive().build().expect("a target");
         let contenders = [
-            ("`ClientConn`", through(ClientConn::new(target).expect("a target"))),
-            ("`ClientPool`, one connection", through_pool(one)),
-            ("`ClientPool`, one a caller", through_pool(ClientPool::new(target).expect("a target"))),
-            ("`StreamPool`, channel", through(streams.expect("a target"))),
+            ("`ClientConn`", through(ClientConn::new(target).expect("a target")), ("`Channel`", &channel)),
+            ("`StreamPool::channel`", streams, ("`Channel`", &channel)),
+            ("`ClientPool`", pool, ("`Channel`", &channel)),
+            ("`ClientPool`, exclusive", through_pool(exclusive), ("`Channel`", &channel)),
         ];
-        for (name, contender) in &contenders {
+        // The two that choose among connections, beside each other.
+        let both = ("`ClientPool`", &contenders[2].1, ("`StreamPool::channel`", &contenders[1].1));
+        let rows = contenders.iter().map(|(name, contender, beside)| (*name, contender, *beside));
+        for (name, contender, (beside, other)) in rows.chain([both]) {
             if !options.only.as_ref().is_none_or(|only| name.contains(only.as_str())) {
                 continue;
             }
-            for callers in
-                CALLERS.into_iter().filter(|callers| options.callers.is_none_or(|only| only == *callers))
-            {
+            let all = CALLERS.into_iter().filter(|_| options.callers.is_none());
+            for callers in all.chain(options.callers) {
                 let Compared { calls, by_cpu, bare, counted } =
-                    compare(&runtime, callers, options, &channel, contender);
+                    compare(&runtime, callers, options, other, contender);
                 let [(a, a_bytes), (b, b_bytes)] = counted;
                 println!(
-                    "| {name} | {workers} | {callers} | {bare:.0} | {calls} | {by_cpu} | {b:.1} : {a:.1} \
+                    "| {name} | {beside} | {workers} | {callers} | {bare:.0} | {calls} | {by_cpu} | {b:.1} : {a:.1} \
                      | {b_bytes:.0} : {a_bytes:.0} |"
                 );
             }
@@ -125,9 +128,17 @@ fn calls(options: &Options, target: &str) {
 fn cheap_things(options: &Options, target: &str) {
     let pool = ClientPool::new(target).expect("a target");
     let boxes: SyncPool<Box<[u8; 64]>> = SyncPool::new(|| Box::new([0; 64]));
-    let (ratio, ns) =
-        compare_loops(options.rounds, || drop(black_box(boxes.get())), || drop(black_box(pool.get())));
-    println!("get and put of a `ClientPool`, in those of a `SyncPool` of boxes: {ratio} ({ns:.1} ns)");
+    for threads in [1, 2] {
+        let (ratio, ns) = compare_loops(
+            options.rounds,
+            threads,
+            || drop(black_box(boxes.get())),
+            || drop(black_box(pool.get())),
+        );
+        println!(
+            "get and put of a `ClientPool` on {threads} thread(s), in those of a `SyncPool` of boxes: {ratio} ({ns:.1} ns)"
+        );
+    }
     let conn = ClientConn::new(target).expect("a target");
     let atomic = Arc::new(AtomicU8::new(0));
     let load = || {
@@ -136,7 +147,7 @@ fn cheap_things(options: &Options, target: &str) {
     let state = || {
         black_box(black_box(&conn).state());
     };
-    let (ratio, ns) = compare_loops(options.rounds, load, state);
+    let (ratio, ns) = compare_loops(options.rounds, 1, load, state);
     println!("`state()`, in atomic loads behind an `Arc`: {ratio} ({ns:.2} ns)");
 }
 

@@ -1,6 +1,7 @@
 //! Rounds of two contenders that take turns, and what their neighbours' ratios say.
 
 use std::fmt;
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -109,15 +110,29 @@ fn run(runtime: &Runtime, callers: usize, time: Duration, caller: &Caller) -> u6
     })
 }
 
-/// How much longer `b` takes than `a`, and how long that is, in nanoseconds.
-pub(crate) fn compare_loops(rounds: usize, a: impl Fn(), b: impl Fn()) -> (Ratios, f64) {
+/// How much longer `b` takes than `a` on each of `threads` at once, and how long that is, in nanoseconds.
+pub(crate) fn compare_loops(
+    rounds: usize,
+    threads: usize,
+    a: impl Fn() + Sync,
+    b: impl Fn() + Sync,
+) -> (Ratios, f64) {
     const TURNS: u32 = 200_000;
-    fn time(turn: &impl Fn()) -> f64 {
-        let begin = Instant::now();
-        (0..TURNS).for_each(|_| turn());
-        begin.elapsed().as_nanos() as f64 / f64::from(TURNS)
+    fn time(threads: usize, turn: &(impl Fn() + Sync)) -> f64 {
+        let barrier = Barrier::new(threads);
+        let loops = || {
+            barrier.wait();
+            let begin = Instant::now();
+            (0..TURNS).for_each(|_| turn());
+            begin.elapsed().as_nanos() as f64 / f64::from(TURNS)
+        };
+        std::thread::scope(|scope| {
+            let others: Vec<_> = (1..threads).map(|_| scope.spawn(loops)).collect();
+            let own = loops();
+            others.into_iter().map(|other| other.join().expect("it does not panic")).fold(own, f64::max)
+        })
     }
-    let pairs = in_turns(rounds, |which| if which == 0 { time(&a) } else { time(&b) });
+    let pairs = in_turns(rounds, |which| if which == 0 { time(threads, &a) } else { time(threads, &b) });
     let ratio = Ratios::of(pairs.iter().map(|[a, b]| b / a).collect());
     (ratio, Ratios::of(pairs.iter().map(|[_, b]| *b).collect()).0[1])
 }
