@@ -285,7 +285,7 @@ async fn a_connector_that_panics_is_a_failed_dial_and_a_pool_that_keeps_a_connec
 // ── a runtime that drives a connection and rests ──
 
 #[test]
-fn a_connection_whose_runtime_rests_is_not_lent_again_and_calls_dial_on_their_own() {
+fn a_call_that_a_connection_does_not_move_because_its_runtime_rests_goes_out_on_another_after_a_second() {
     let server = support::TonicServer::start();
     let runtime = || Builder::new_current_thread().enable_all().build().unwrap();
     let conn = ClientConn::new(server.target()).unwrap();
@@ -303,24 +303,35 @@ fn a_connection_whose_runtime_rests_is_not_lent_again_and_calls_dial_on_their_ow
         channel.say_hello(hello("ada")).await.unwrap();
         limited.say_hello(hello("ada")).await.unwrap();
     });
-    let brief = || {
+    let timed = |timeout| {
         let mut request = Request::new(hello("ada"));
-        request.set_timeout(Duration::from_millis(1200));
+        request.set_timeout(timeout);
         request
     };
+    let deadline = Duration::from_secs(10);
     runtime().block_on(async {
         let (mut conn, mut channel, mut limited) = clients();
-        // Before these nobody can know.
-        let first =
-            tokio::join!(conn.say_hello(brief()), channel.say_hello(brief()), limited.say_hello(brief()));
-        for early in [first.0, first.1, first.2].into_iter().filter_map(Result::err) {
-            assert_eq!(early.code(), Code::DeadlineExceeded);
+        let start = std::time::Instant::now();
+        let first = tokio::join!(
+            conn.say_hello(timed(deadline)),
+            channel.say_hello(timed(deadline)),
+            limited.say_hello(hello("ada"))
+        );
+        for early in [first.0, first.1, first.2] {
+            early.unwrap();
         }
+        assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+        let start = std::time::Instant::now();
         for _ in 0..3 {
-            conn.say_hello(brief()).await.unwrap();
-            channel.say_hello(brief()).await.unwrap();
-            limited.say_hello(brief()).await.unwrap();
+            conn.say_hello(timed(deadline)).await.unwrap();
+            channel.say_hello(timed(deadline)).await.unwrap();
+            limited.say_hello(timed(deadline)).await.unwrap();
         }
+        assert!(start.elapsed() < Duration::from_millis(500), "{:?}", start.elapsed());
     });
+    let calls = server.seen.calls();
+    // Those that were taken back are not sent when the runtime goes on.
+    resting.block_on(async { tokio::time::sleep(Duration::from_millis(100)).await });
+    assert_eq!((calls, server.seen.calls()), (3 + 3 + 9, calls));
     drop(resting);
 }

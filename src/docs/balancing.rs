@@ -2,8 +2,8 @@
 //!
 //! | there is | take |
 //! |---|---|
-//! | one server, or one name in front of many (a load balancer, a sidecar), and few calls at once | `grpc::ClientConn`, or `grpc::ClientPool` with `max_connections` |
-//! | the same, and more calls at once than one connection carries | `grpc::StreamPool::channel` |
+//! | one server, or one name in front of many (a load balancer, a sidecar), and few calls at once | `grpc::ClientConn` |
+//! | the same, and more calls at once than one connection carries | `grpc::ClientPool` for handlers that get and put; `grpc::StreamPool::channel` for one client that lives long |
 //! | many addresses, each call knows its own (shards, peers of a cluster) | `grpc::StreamPool::get` |
 //! | several servers that are all the same | `grpc::StreamPool::balance` |
 //! | routes, weights, zones, outlier ejection, certificates that change | xDS, or a mesh: below |

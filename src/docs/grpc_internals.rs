@@ -15,10 +15,11 @@
 //!        ├───────────────────────┬──────────────────────────┐
 //!        ▼                       ▼                          ▼
 //!   client_pool/            stream_pool/               conn/mod.rs
-//!     mod, guard, stats       address, member, waiter    ClientConn
-//!        │                    balance, keeper               │
+//!     mod, guard, place,      address, member, waiter    ClientConn
+//!     lending, stats          balance, keeper               │
 //!        └──────┬────────────────┘                          │
 //!               ▼                                           │
+//!            sizing.rs   how many connections, and which    │
 //!            group.rs    the members of one pool            │
 //!               │                                           │
 //!               └───────────────────┬───────────────────────┘

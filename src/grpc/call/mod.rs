@@ -28,9 +28,11 @@ pub use self::response_body::ResponseBody;
 use self::verdict::{Attempts, Reached, Verdict};
 use super::config::{Settings, Tuning};
 use super::conn::ClientConn;
-use super::conn::lease::Lease;
-use super::error::{CallPhase, Error, is_not_processed};
+use super::conn::lease::{CallGuard, Lease, RESTS};
+use super::error::{CallPhase, Cause, Error, is_not_processed};
+use super::link::UNDRIVEN;
 use super::link::request_body::CallBody;
+use super::runtime;
 use crate::primitive::Arc;
 
 /// In a request's extensions: whether the call waits while the connection cannot be established, instead of failing with
@@ -115,6 +117,27 @@ impl ResponseFuture {
     }
 }
 
+/// The answer; `None` if the link's driver, which is on another runtime, has not been polled for [`UNDRIVEN`], and the request
+/// could be taken back.
+async fn unless_it_rests<T>(
+    mut answer: Pin<&mut (impl Future<Output = T> + Send)>,
+    call: &CallGuard,
+    body: &CallBody,
+) -> Option<T> {
+    // Where there are no timers nobody looks.
+    while !body.has_stream() && runtime::current().is_ok() {
+        tokio::select! {
+            biased;
+            answer = answer.as_mut() => return Some(answer),
+            () = tokio::time::sleep(UNDRIVEN) => {}
+        }
+        if call.link.is_undriven() && body.withdraw() {
+            return None;
+        }
+    }
+    Some(answer.await)
+}
+
 /// Sends the request on a connection, and again when it is certain that it was not processed: it came back unsent, the server
 /// refused it, or took leave without it.
 ///
@@ -150,7 +173,25 @@ async fn call(mut source: impl Source, mut request: Request<Body>) -> Result<Res
         request.body_mut().goes_on(&call.link);
         call.body = Some(Arc::clone(&body));
         let answer = pin!(send.try_send_request(request));
-        let mut error = match within(deadline, CallPhase::Response, answer).await? {
+        let answered = match call.link.is_driven_here() {
+            true => Some(within(deadline, CallPhase::Response, answer).await?),
+            false => {
+                let answer = pin!(Box::pin(unless_it_rests(answer, &call, &body)));
+                within(deadline, CallPhase::Response, answer).await?
+            }
+        };
+        let Some(answered) = answered else {
+            call.rests();
+            drop(call);
+            let error: Cause = Arc::new(std::io::Error::other(RESTS));
+            let again = kept.as_ref().map(KeptHead::again).zip(body.begin_attempt());
+            request = match (attempts.failed(Reached::Nothing, again.is_some(), false), again) {
+                (Verdict::Again, Some((head, body))) => Request::from_parts(head, body),
+                _ => return Err(Error::NotProcessed { source: error }.into()),
+            };
+            continue;
+        };
+        let mut error = match answered {
             Ok(mut response) => {
                 body.settle();
                 return match kind_of(&mut response) {

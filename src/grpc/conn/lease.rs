@@ -10,6 +10,9 @@ use crate::grpc::link::request_body::{CallBody, RequestBody};
 use crate::grpc::link::{Link, Observer};
 use crate::primitive::Arc;
 
+/// Why a link is given up whose driver is not polled.
+pub(in crate::grpc) const RESTS: &str = "the runtime that drives the connection does not run";
+
 /// A transport with one call counted on it.
 pub(in crate::grpc) struct Lease {
     pub(in crate::grpc) send: SendRequest<RequestBody>,
@@ -67,6 +70,12 @@ impl CallGuard {
     /// hyper gave a request back: it knows before the tap does that this link takes no more of them.
     pub(in crate::grpc) fn gave_back(&self) {
         self.owner.link_down(self.link.id, "hyper gave a request back");
+    }
+
+    /// The driver of the link is not polled.
+    pub(in crate::grpc) fn rests(&self) {
+        self.link.give_up();
+        self.owner.link_down(self.link.id, RESTS);
     }
 
     pub(in crate::grpc) fn tell_failure(&self) {

@@ -29,7 +29,7 @@ use tokio::time::Instant;
 
 use super::dialing::{self, Missed};
 use super::health::Verdict;
-use super::lease::{CallGuard, Lease};
+use super::lease::{CallGuard, Lease, RESTS};
 use super::machine::{self, Effects, Event, Machine, Outcome, Phase, Up};
 use super::membership::{Callers, Elsewhere, Membership, Pool, Why};
 use super::state::ConnectivityState;
@@ -441,7 +441,7 @@ impl Shared {
                 let link = Arc::clone(link);
                 drop(inner);
                 link.give_up();
-                self.link_down(link.id, "the runtime that drives it does not run");
+                self.link_down(link.id, RESTS);
                 self.try_lease(waited_from)
             }
             machine::Found::Transport(Transport { send, link }) => {

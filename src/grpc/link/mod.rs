@@ -25,6 +25,7 @@ pub(in crate::grpc) mod tap;
 use std::io;
 
 use futures_util::task::AtomicWaker;
+use tokio::runtime::{self, Handle};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 
@@ -127,6 +128,8 @@ pub(crate) struct Link {
     /// When the last call ended, in ms since `born`.
     last_call: AtomicU64,
     born: Instant,
+    /// On which runtime it is driven.
+    runtime: OnceLock<runtime::Id>,
     /// When it was handed over to calls.
     in_use_since: OnceLock<Instant>,
     /// Whether a call was ever counted on it.
@@ -164,6 +167,7 @@ impl Link {
             slots: Slots::new(),
             last_call: AtomicU64::new(0),
             born: Instant::now(),
+            runtime: OnceLock::new(),
             in_use_since: OnceLock::new(),
             carried_a_call: AtomicBool::new(false),
             goaway: OnceLock::new(),
@@ -252,8 +256,16 @@ impl Link {
         self.calls.load(Ordering::Relaxed)
     }
 
-    /// To be called before calls can see it.
+    /// Whether the caller is on the runtime that drives it.
+    pub(in crate::grpc) fn is_driven_here(&self) -> bool {
+        Handle::try_current().is_ok_and(|here| self.runtime.get() == Some(&here.id()))
+    }
+
+    /// To be called before calls can see it, on the runtime that is to drive it.
     pub(in crate::grpc) fn comes_into_use(&self) {
+        if let Ok(here) = Handle::try_current() {
+            let _ = self.runtime.set(here.id());
+        }
         let _ = self.in_use_since.set(Instant::now());
         // Up to here the dial has driven it: a health check may have waited for long.
         self.driven();

@@ -12,6 +12,10 @@
 //! ([`Link::head_left`]) whether any of it has left. Of a body that was never asked for no message has, whatever became of the
 //! head.
 //!
+//! *Withdrawn*: a request whose driver is not polled can be taken back, as long as hyper has not begun its stream. hyper
+//! passes over requests whose callers are gone. Should it come to begin the stream at that very moment, the link is
+//! [sealed](Link::seal): nothing of the request leaves.
+//!
 //! *Known to be the last*: a body does not say that it is over before it is asked once more. So it is asked for its second frame
 //! along with the first, and a unary call's one message ends its stream itself, without an empty frame behind it.
 //!
@@ -44,6 +48,8 @@ pub(in crate::grpc) struct CallBody {
     stream: AtomicU32,
     /// Whether hyper has asked for a frame of that attempt.
     asked: AtomicBool,
+    /// Attempts below this were taken back, and hyper may yet come to begin one.
+    withdrawn: AtomicU32,
     /// The task that sends the body.
     sender: AtomicWaker,
     /// Only the attempts of this one call come here, one at a time but for the moment in which one takes over; so it may be
@@ -115,6 +121,7 @@ impl CallBody {
             attempt: AtomicU32::new(0),
             stream: AtomicU32::new(0),
             asked: AtomicBool::new(false),
+            withdrawn: AtomicU32::new(0),
             sender: AtomicWaker::new(),
             source: Mutex::new(source),
         });
@@ -151,6 +158,24 @@ impl CallBody {
         // No message has left, nor will one: hyper has not asked for it. But as long as the socket is there h2 may yet open the
         // stream, only to reset it: so a head may leave, or has. What handles a single message begins with that.
         !self.asked.load(Ordering::Relaxed) && self.source.lock().is_one_message()
+    }
+
+    /// Whether hyper has begun the stream of the attempt.
+    pub(in crate::grpc) fn has_stream(&self) -> bool {
+        self.stream.load(Ordering::Relaxed) != 0
+    }
+
+    /// Takes the attempt back; false if hyper has begun its stream. What is returned by hyper after that is to be dropped.
+    pub(in crate::grpc) fn withdraw(&self) -> bool {
+        // The lock under which hyper asks, and numbers the stream: either it comes first, or it finds the attempt over.
+        let source = self.source.lock();
+        let is_early = !self.has_stream();
+        if is_early {
+            self.withdrawn.store(self.attempt.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+            self.end_attempt();
+        }
+        drop(source);
+        is_early
     }
 
     /// Cancels what the attempt is still sending.
@@ -311,6 +336,9 @@ impl HttpBody for RequestBody {
             // Under the lock, as above.
             if self.call.attempt.load(Ordering::Acquire) == self.attempt {
                 self.call.stream.store(number, Ordering::Relaxed);
+            } else if self.attempt < self.call.withdrawn.load(Ordering::Relaxed) {
+                // This is the task that writes: nothing of the stream has left, and the call is on its way elsewhere.
+                link.seal(number);
             }
         }
         source.is_at_end(self.position)
@@ -404,6 +432,30 @@ mod tests {
         assert!(!body.is_end_stream(), "an error is to come");
         assert!(next(&mut body).await.unwrap().is_err());
         assert_eq!(call.failure().unwrap().message(), "the source broke");
+    }
+
+    #[tokio::test]
+    async fn an_attempt_that_was_withdrawn_leaves_nothing_on_its_link_and_the_next_one_is_not_disturbed() {
+        let links = [0, 1].map(|id| Link::new(id, crate::grpc::link::nobody()));
+        let (call, mut first) = call_of(&[b"1"], 10);
+        first.goes_on(&links[0]);
+        assert!(call.withdraw());
+        let mut second = call.begin_attempt().unwrap();
+        second.goes_on(&links[1]);
+        // hyper did not hear of it in time.
+        assert!(!first.is_end_stream());
+        assert!(!links[0].begin_write(), "the head would leave");
+        assert!(next(&mut first).await.unwrap().is_err());
+
+        assert!(!second.is_end_stream());
+        assert!(!call.withdraw(), "it may leave at any time");
+        assert_eq!(next(&mut second).await.unwrap().unwrap(), "1");
+        // A call that is dropped before hyper has begun it seals nothing.
+        let (other, mut first) = call_of(&[b"1"], 10);
+        first.goes_on(&links[1]);
+        other.end_attempt();
+        assert!(!first.is_end_stream());
+        assert!(links[1].begin_write());
     }
 
     #[tokio::test]
