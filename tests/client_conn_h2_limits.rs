@@ -17,6 +17,9 @@ use tonic::{Status, Streaming};
 use tower::Service;
 use tower::util::BoxCloneSyncService;
 
+/// SETTINGS_INITIAL_WINDOW_SIZE.
+const INITIAL_WINDOW: u16 = 4;
+
 type AnyService = BoxCloneSyncService<Request<Body>, Response<ResponseBody>, Status>;
 type AnyClient = GreeterClient<AnyService>;
 
@@ -214,5 +217,41 @@ async fn streams_that_nobody_reads_do_not_stall_the_calls_beside_them() {
             drop(unread);
         };
         in_time(trial).await;
+    }
+}
+
+/// The upload has no room to go on in, and nobody waits for it any more: what sends it must not wait for ever either.
+#[tokio::test]
+async fn an_upload_that_was_answered_early_is_reset_and_its_stream_is_free_for_the_next_call() {
+    let server = FrameServer::start().await;
+    for (kind, mut client) in clients(&server.target()) {
+        let trial = async {
+            let accepting = server.accept(&[(MAX_CONCURRENT_STREAMS, 1), (INITIAL_WINDOW, 0)]);
+            let upload = tokio_stream::iter((0..100).map(|_| hello("ada")));
+            let calling = tokio::spawn({
+                let mut client = client.clone();
+                async move {
+                    let mut answers = client.chat(upload).await.unwrap().into_inner();
+                    let first = answers.message().await.unwrap().unwrap();
+                    assert!(answers.message().await.unwrap().is_none());
+                    first.message
+                }
+            });
+            let mut wire = accepting.await;
+            let stream = wire.headers().await;
+            wire.answer_head(stream).await;
+            wire.answer_message(stream, "enough").await;
+            end(&mut wire, stream).await;
+            assert_eq!(calling.await.unwrap(), "enough");
+            let (reset, code) = wire.until_reset().await;
+            assert_eq!((reset, code), (stream, CANCEL));
+
+            wire.settings(&[(INITIAL_WINDOW, 65_535)]).await;
+            let next = tokio::spawn(async move { client.say_hello(hello("ada")).await });
+            let stream = next_request(&mut wire).await.unwrap();
+            wire.answer(stream, "well").await;
+            assert_eq!(next.await.unwrap().unwrap().into_inner().message, "well");
+        };
+        timeout(Duration::from_secs(10), trial).await.unwrap_or_else(|_| panic!("{kind} hangs"));
     }
 }

@@ -121,7 +121,7 @@ pub(in crate::grpc) async fn establish(
     let budget = ReadBudget::new();
     let io_is_system = way.tls.is_none() && way.options.connector.is_none();
     let tap = Tap::new(io, io_is_system, Arc::clone(link), Arc::clone(&budget), open);
-    let futures = Futures::new();
+    let futures = Futures::new(link);
     let mut builder = http2::Builder::new(futures.clone());
     builder.timer(TokioTimer::new());
     if let Some(keepalive) = way.keepalive {

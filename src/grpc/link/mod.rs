@@ -30,6 +30,7 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 
 use self::frames::{GoAway, Settings};
+use self::request_body::Attempt;
 use self::slots::Slots;
 use crate::primitive::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::primitive::{Arc, Mutex, OnceLock, Weak};
@@ -116,6 +117,8 @@ pub(crate) struct Link {
     undriven_since: AtomicU64,
     /// How many streams have been begun on it.
     begun: AtomicU32,
+    /// Whose stream hyper has begun, until hyper spawns what sends the body.
+    begun_for: Mutex<Option<Attempt>>,
     /// The highest number of a stream whose head, or the beginning of that, has been written. Trailers have an earlier one's.
     head_left: AtomicU32,
     /// Whether the tap is in a write, and whether it must not write any more. Both SeqCst: see [`seal`](Link::seal).
@@ -160,6 +163,7 @@ impl Link {
             unbegun: AtomicUsize::new(0),
             undriven_since: AtomicU64::new(0),
             begun: AtomicU32::new(0),
+            begun_for: Mutex::new(None),
             head_left: AtomicU32::new(0),
             writing: AtomicBool::new(false),
             sealed: AtomicBool::new(false),
@@ -329,6 +333,16 @@ impl Link {
     pub(in crate::grpc) fn next_stream(&self) -> u32 {
         // Relaxed, here and below: only the task that drives the connection writes these.
         self.begun.fetch_add(1, Ordering::Relaxed).saturating_mul(2).saturating_add(1)
+    }
+
+    /// hyper is about to begin a stream for this attempt.
+    fn begins(&self, attempt: Attempt) {
+        let before = self.begun_for.lock().replace(attempt);
+        drop(before);
+    }
+
+    fn take_begun(&self) -> Option<Attempt> {
+        self.begun_for.lock().take()
     }
 
     pub(in crate::grpc) fn wrote_head(&self, stream: u32) {

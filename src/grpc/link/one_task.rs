@@ -11,6 +11,9 @@
 //! polled, which [keeps its write back](ReadBudget::cork), and polled once: then the body of a unary call is done, and only what is not
 //! becomes a task. The socket is polled again, and all of it leaves.
 //!
+//! What sends a body may wait for room that the server never gives, while the server has answered and the call is over. hyper
+//! does not look at the body then. So such a task [ends with its call](WhileCallRuns), and h2 resets the stream.
+//!
 //! When the requests' part is over, because the server took leave or nobody can send any more, it is kept up to the end of the
 //! last call: hyper's keepalive counts the holders of its state, takes the last of the streams for that part, and would
 //! not ping for it any more. But requests that it has, and has not begun, come back only when it is dropped: these go first.
@@ -28,7 +31,7 @@ use hyper_util::rt::TokioIo;
 
 use super::Link;
 use super::read_budget::ReadBudget;
-use super::request_body::RequestBody;
+use super::request_body::{Attempt, RequestBody};
 use super::tap::{BoxedIo, Tap};
 use crate::primitive::atomic::{AtomicBool, Ordering};
 use crate::primitive::knock::Knock;
@@ -42,14 +45,36 @@ type Requests = Connection<TokioIo<Tap<BoxedIo>>, RequestBody, Futures>;
 pub(in crate::grpc) struct Futures(Arc<Kept>);
 
 struct Kept {
+    link: Arc<Link>,
     /// Whether the requests' part is being polled, at whose end somebody looks at `new`.
     kept: AtomicBool,
-    new: Mutex<Vec<BoxFuture>>,
+    new: Mutex<Vec<WhileCallRuns>>,
 }
 
 impl Futures {
-    pub(in crate::grpc) fn new() -> Self {
-        Futures(Arc::new(Kept { kept: AtomicBool::new(true), new: Mutex::new(Vec::new()) }))
+    pub(in crate::grpc) fn new(link: &Arc<Link>) -> Self {
+        let (kept, new) = (AtomicBool::new(true), Mutex::new(Vec::new()));
+        Futures(Arc::new(Kept { link: Arc::clone(link), kept, new }))
+    }
+}
+
+/// A future of hyper's, and the attempt that it is for. What hyper spawns first for a stream is what sends the body, if that
+/// has not been sent at once.
+struct WhileCallRuns {
+    future: BoxFuture,
+    attempt: Option<Attempt>,
+}
+
+impl Future for WhileCallRuns {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        // Before the look: its end wakes this.
+        let is_over = this.attempt.as_ref().is_some_and(|attempt| attempt.is_over(cx.waker()));
+        // It has its turn all the same: it may be able to end the stream itself.
+        let polled = this.future.as_mut().poll(cx);
+        if is_over { Poll::Ready(()) } else { polled }
     }
 }
 
@@ -60,7 +85,8 @@ where
     fn execute(&self, future: F) {
         // Relaxed: hyper calls this from the poll during which it is set, and once in an upgrade, which gRPC has not.
         if self.0.kept.load(Ordering::Relaxed) {
-            self.0.new.lock().push(Box::pin(future));
+            let attempt = self.0.link.take_begun();
+            self.0.new.lock().push(WhileCallRuns { future: Box::pin(future), attempt });
         } else {
             drop(tokio::spawn(future));
         }
@@ -74,7 +100,7 @@ pub(in crate::grpc) struct OneTask {
     requests: Option<Requests>,
     /// `requests`, when that is over.
     over: Option<Requests>,
-    socket: Option<BoxFuture>,
+    socket: Option<WhileCallRuns>,
     futures: Futures,
     failure: Option<hyper::Error>,
     budget: Arc<ReadBudget>,
@@ -136,14 +162,14 @@ impl OneTask {
 
     fn poll_socket(&mut self) {
         if let Some(socket) = &mut self.socket
-            && socket.as_mut().poll(&mut Context::from_waker(&self.waker)).is_ready()
+            && Pin::new(socket).poll(&mut Context::from_waker(&self.waker)).is_ready()
         {
             self.socket = None;
         }
     }
 
     /// Sends what has just been begun, as far as it will go.
-    fn poll_new(&mut self, new: Vec<BoxFuture>) {
+    fn poll_new(&mut self, new: Vec<WhileCallRuns>) {
         self.budget.cork();
         self.poll_socket();
         self.budget.uncork();
@@ -152,7 +178,7 @@ impl OneTask {
             // leaves half done, it is dropped; hyper resets its stream.
             let _ = catch_unwind(AssertUnwindSafe(move || {
                 // What is not done is polled again as a task: this waker is of no use to it.
-                if future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+                if Pin::new(&mut future).poll(&mut Context::from_waker(Waker::noop())).is_pending() {
                     drop(tokio::spawn(future));
                 }
             }));
@@ -291,9 +317,9 @@ mod tests {
             let writes = Arc::new(Mutex::new(Vec::new()));
             let broken = Arc::new(AtomicBool::new(false));
             let wire = Wire { io, writes: Arc::clone(&writes), broken: Arc::clone(&broken) };
-            let (budget, futures) = (ReadBudget::new(), Futures::new());
             let io: BoxedIo = Box::new(wire);
             let link = Link::new(0, crate::grpc::link::nobody());
+            let (budget, futures) = (ReadBudget::new(), Futures::new(&link));
             let tap = Tap::new(io, true, Arc::clone(&link), Arc::clone(&budget), None);
             let (send, conn) = Builder::new(futures.clone()).handshake(TokioIo::new(tap)).await.unwrap();
             let task = OneTask::new(conn, futures, budget, Arc::clone(&link));

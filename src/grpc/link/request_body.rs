@@ -106,6 +106,21 @@ pub(in crate::grpc) struct RequestBody {
     position: usize,
 }
 
+/// One attempt of a call.
+#[derive(Debug)]
+pub(super) struct Attempt {
+    call: Arc<CallBody>,
+    number: u32,
+}
+
+impl Attempt {
+    /// Whether it is over. Else its end wakes `waker`, which is the one that sends the body.
+    pub(super) fn is_over(&self, waker: &Waker) -> bool {
+        self.call.sender.register(waker);
+        self.call.attempt.load(Ordering::Acquire) != self.number
+    }
+}
+
 impl CallBody {
     /// With the first attempt. Keeps up to `limit` bytes for another.
     pub(in crate::grpc) fn new(body: Body, limit: usize) -> (Arc<Self>, RequestBody) {
@@ -333,6 +348,7 @@ impl HttpBody for RequestBody {
             && !self.numbered.swap(true, Ordering::Relaxed)
         {
             let number = link.next_stream();
+            link.begins(Attempt { call: Arc::clone(&self.call), number: self.attempt });
             // Under the lock, as above.
             if self.call.attempt.load(Ordering::Acquire) == self.attempt {
                 self.call.stream.store(number, Ordering::Relaxed);
