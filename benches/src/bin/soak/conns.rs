@@ -31,8 +31,9 @@ pub(crate) fn conns(places: &Places) -> Vec<(Source, usize)> {
     };
     vec![
         (rough("by ClientConn", plain(&places.rough[0])), few),
-        // The servers have no health service; then they count as serving.
-        (rough("by ClientConn, health check", plain(&places.rough[1]).health_check("")), few),
+        // Its watch takes a stream, too.
+        (rough("by ClientConn, health check", plain(&places.rough[1]).health_check("")), few - 1),
+        (rough("by ClientConn, TLS", plain(&places.secure).tls(places.trust.clone())), few),
         (rough("by ClientConn with age", short(plain(&places.rough[2]))), few),
         (gentle("gentle, by ClientConn", plain(&places.gentle)), few),
         (gentle("gentle, ClientConn with age", short(plain(&places.gentle))), few),

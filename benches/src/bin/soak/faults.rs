@@ -10,6 +10,10 @@ use crate::places::{FEW, Place, whole};
 use crate::proxy::Manner;
 use crate::server::{Leaving, Setup};
 use crate::tally::Tally;
+use tonic_health::ServingStatus;
+
+/// The fewest streams that the server takes which is replaced again and again.
+const FEWER: u32 = 3;
 
 fn ms(rng: &mut fastrand::Rng, from: u64, to: u64) -> Duration {
     Duration::from_millis(rng.u64(from..=to))
@@ -38,17 +42,20 @@ pub(crate) async fn inflict(places: Vec<Place>, mut rng: fastrand::Rng, tally: T
 pub(crate) async fn replace(place: Place, mut rng: fastrand::Rng, tally: Tally, end: Instant) {
     let mut under_way = JoinSet::new();
     while Instant::now() < end {
+        // Never more than the server takes.
+        place.proxy.limit_streams(if rng.bool() { rng.u32(1..=FEWER) } else { FEWER });
         let max_age = rng.bool().then(|| ms(&mut rng, 200, 1000));
         if max_age.is_some() {
             tally.fault("gentle: max_connection_age", place.backend.place());
         }
-        let max_streams = rng.bool().then(|| rng.u32(3..=FEW));
+        let max_streams = rng.bool().then(|| rng.u32(FEWER..=FEW));
         let old = place.roll(Setup { max_streams, max_age, grace: None }).await;
         tally.fault("gentle: server replaced", place.backend.place());
         under_way.spawn(see_off(old, tally.clone()));
         sleep(ms(&mut rng, 1000, 4000)).await;
         while under_way.try_join_next().is_some() {}
     }
+    place.proxy.limit_streams(0);
     under_way.spawn(see_off(place.roll(whole()).await, tally));
     under_way.join_all().await;
 }
@@ -59,11 +66,11 @@ async fn see_off(server: Leaving, tally: Tally) {
     }
 }
 
-async fn inflict_one(Place { proxy, backend }: Place, mut rng: fastrand::Rng, tally: Tally) {
+async fn inflict_one(Place { proxy, backend, .. }: Place, mut rng: fastrand::Rng, tally: Tally) {
     let rng = &mut rng;
     let tell = |kind| tally.fault(kind, backend.place());
     let plain = Setup::default();
-    match rng.u32(..10) {
+    match rng.u32(..12) {
         0 => {
             tell("server killed");
             backend.restart(ms(rng, 0, 1500), plain).await;
@@ -118,6 +125,20 @@ async fn inflict_one(Place { proxy, backend }: Place, mut rng: fastrand::Rng, ta
             proxy.behave(Manner::Drip);
             sleep(ms(rng, 50, 3000)).await;
             proxy.behave(Manner::Pass);
+        }
+        9 => {
+            tell("another limit, by the proxy");
+            for _ in 0..rng.u32(1..5) {
+                proxy.limit_streams(rng.u32(1..=FEW));
+                sleep(ms(rng, 10, 500)).await;
+            }
+            proxy.limit_streams(FEW);
+        }
+        10 => {
+            tell("not serving, by its health service");
+            backend.say(ServingStatus::NotServing).await;
+            sleep(ms(rng, 10, 1500)).await;
+            backend.say(ServingStatus::Serving).await;
         }
         _ => {
             tell("connections refused");

@@ -2,14 +2,17 @@
 //!
 //! `cargo run --release -p cenote-benches --bin soak -- [--minutes 30] [--seed N]`
 //!
-//! Calls of all kinds through everything that the crate has for them, to three servers behind proxies that misbehave, while the
+//! Calls of all kinds through everything that the crate has for them, to servers behind proxies that misbehave, while the
 //! servers come and go. Each call has a deadline and must end by then, give or take a second for the machine, with one
 //! of the codes that such faults explain; no server may begin to process a call that one has begun before. Connections are
 //! closed with calls on them, which are told so, and no others are.
 //!
 //! A fourth server is replaced again and again as is proper: the next one is there before the old one takes leave. Calls to it
 //! have time, and none may fail, but for a socket that closes on the client's last words. A fifth has fewer streams than
-//! callers, and nothing ever happens to it.
+//! callers, and nothing ever happens to it. A sixth, with TLS, fares as the first three.
+//!
+//! Most of the proxies understand HTTP/2: they send empty DATA frames, and lower and raise the limit of streams. The servers have
+//! a health service, which says at times that they do not serve.
 //!
 //! When the faults are over, each way must work again within ten seconds, and each connection carry as many calls as its server
 //! takes; when the pools are gone, no task, no socket and no stream may be left within another ten. The seed fixes
@@ -21,6 +24,7 @@ mod calls;
 mod closing;
 mod conns;
 mod faults;
+mod frames;
 mod greeter;
 mod load;
 mod once;
@@ -148,7 +152,7 @@ fn soak(world: &Runtime, client: &Runtime, places: &Places, minutes: f64, seed: 
     let mut rng = fastrand::Rng::with_seed(seed);
     let targets: Vec<String> = places.rough.iter().map(Place::target).collect();
     let conns = conns::conns(places);
-    let pools = Pools::new(&targets);
+    let pools = Pools::new(&targets, places);
     let mut sources = client.block_on(async { pools.sources(&targets) });
     let target = places.gentle.target();
     let gentle = GentlePools::new(&target);
@@ -157,7 +161,7 @@ fn soak(world: &Runtime, client: &Runtime, places: &Places, minutes: f64, seed: 
     sources.extend(conns.iter().map(|(source, _)| source.clone()));
 
     let end = Instant::now() + Duration::from_secs_f64(minutes * 60.0);
-    let rough = faults::inflict(places.rough.clone(), rng.fork(), tally.clone(), end);
+    let rough = faults::inflict(places.unlucky(), rng.fork(), tally.clone(), end);
     let replaced = faults::replace(places.gentle.clone(), rng.fork(), tally.clone(), end);
     let faults = [world.spawn(rough), world.spawn(replaced)];
     client.block_on(async {
@@ -234,9 +238,14 @@ fn close(pools: &Pools, gentle: &GentlePools, tally: &Tally) {
             tally.violation(format!("{name} counts streams when no call is left: {:?}", pool.stats()));
         }
     }
-    for (name, pool) in
-        [("shared", &pools.pool), ("exclusive", exclusive), ("bounded", bounded), ("gentle", &gentle.pool)]
-    {
+    for (name, pool) in [
+        ("shared", &pools.pool),
+        ("exclusive", exclusive),
+        ("secure", &pools.secure),
+        ("healthy", &pools.healthy),
+        ("bounded", bounded),
+        ("gentle", &gentle.pool),
+    ] {
         if left_over(|| pool.stats().lent) > 0 {
             tally.violation(format!(
                 "the {name} pool counts callers when no call is left: {:?}",

@@ -7,6 +7,7 @@ use cenote::grpc::{Addresses, ClientPool, ClientPoolBuilder, StreamPool};
 use crate::LARGE;
 use crate::closing::Closer;
 use crate::conns::keepalive;
+use crate::places::Places;
 use crate::source::{Means, Source};
 
 const CONNECT: Duration = Duration::from_secs(2);
@@ -22,13 +23,24 @@ pub(crate) struct Pools {
     pub(crate) bounded: ClientPool,
     pub(crate) streams: StreamPool,
     pub(crate) small: StreamPool,
+    /// To the server with TLS, and to one that is asked for its health.
+    pub(crate) secure: ClientPool,
+    pub(crate) secure_streams: StreamPool,
+    pub(crate) healthy: ClientPool,
+    secure_target: String,
 }
 
 impl Pools {
-    pub(crate) fn new(targets: &[String]) -> Self {
+    pub(crate) fn new(targets: &[String], places: &Places) -> Self {
+        let secure = places.secure.target();
         let streams = StreamPool::builder().connect_timeout(CONNECT).keepalive(keepalive());
         let small = streams.clone().size(3).ttl(Duration::from_secs(3)).max_streams(4);
+        let secure_streams = streams.clone().tls(places.trust.clone()).build().expect("valid");
         Pools {
+            secure: of_one(&secure).tls(places.trust.clone()).build().expect("valid"),
+            secure_streams,
+            healthy: of_one(&targets[1]).health_check("").build().expect("valid"),
+            secure_target: secure,
             pool: of_one(&targets[0]).build().expect("valid"),
             exclusive: of_one(&targets[0]).exclusive().build().expect("valid"),
             bounded: of_one(&targets[0]).max_connections(2).build().expect("valid"),
@@ -51,6 +63,9 @@ impl Pools {
             Source::new("by StreamPool, channel", channel(&self.streams, &targets[1])),
             Source::new("by StreamPool, channel", channel(&self.small, &targets[2])),
             Source::new("by StreamPool, balance", Means::Balanced(balanced)),
+            Source::new("by ClientPool, TLS", Means::Pool(self.secure.clone())),
+            Source::new("by StreamPool, TLS", channel(&self.secure_streams, &self.secure_target)),
+            Source::new("by ClientPool, health check", Means::Pool(self.healthy.clone())),
             Source::new("by one that is made anew", Means::ShortLived(targets.to_vec())),
         ]
     }

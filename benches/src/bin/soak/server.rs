@@ -9,8 +9,10 @@ use tokio::runtime::Runtime;
 use tokio::sync::{Mutex, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
-use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Identity, Server, ServerTlsConfig};
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
 
 use crate::greeter::Greeting;
 use crate::proxy;
@@ -27,6 +29,7 @@ pub(crate) struct Setup {
 /// A server that runs.
 struct Life {
     runtime: Runtime,
+    health: HealthReporter,
     take_leave: Option<oneshot::Sender<()>>,
     /// Ends with the last connection, after the leave.
     served: JoinHandle<()>,
@@ -37,14 +40,23 @@ struct Life {
 pub(crate) struct Backend {
     pub(crate) addr: SocketAddr,
     greeting: Greeting,
+    identity: Option<Identity>,
     life: Arc<Mutex<Option<Life>>>,
 }
 
 impl Backend {
-    pub(crate) async fn start(greeting: Greeting) -> Self {
+    /// With TLS, if it has an identity.
+    pub(crate) async fn start(greeting: Greeting, identity: Option<Identity>) -> Self {
         // Port 0 once; later lives are on the port that this one got.
-        let (life, addr) = live(greeting.clone(), ANY_PORT, Setup::default()).await;
-        Backend { addr, greeting, life: Arc::new(Mutex::new(Some(life))) }
+        let (life, addr) = live(greeting.clone(), identity.clone(), ANY_PORT, Setup::default()).await;
+        Backend { addr, greeting, identity, life: Arc::new(Mutex::new(Some(life))) }
+    }
+
+    /// What its health service says until it is restarted.
+    pub(crate) async fn say(&self, status: ServingStatus) {
+        if let Some(life) = &*self.life.lock().await {
+            life.health.set_service_status("", status).await;
+        }
     }
 
     pub(crate) fn place(&self) -> usize {
@@ -58,7 +70,7 @@ impl Backend {
             end(life).await;
         }
         sleep(down).await;
-        *life = Some(live(self.greeting.clone(), self.addr, setup).await.0);
+        *life = Some(live(self.greeting.clone(), self.identity.clone(), self.addr, setup).await.0);
     }
 
     /// GOAWAY to all, and no new connections; open streams may end until somebody restarts it.
@@ -70,7 +82,7 @@ impl Backend {
 
     /// Another server takes over, at another address, and this one is left to its connections.
     pub(crate) async fn succeed(&self, setup: Setup) -> (Leaving, SocketAddr) {
-        let (life, addr) = live(self.greeting.clone(), ANY_PORT, setup).await;
+        let (life, addr) = live(self.greeting.clone(), self.identity.clone(), ANY_PORT, setup).await;
         (Leaving(self.life.lock().await.replace(life)), addr)
     }
 }
@@ -98,7 +110,12 @@ async fn end(life: Life) {
     ended.await.expect("a runtime ends");
 }
 
-async fn live(greeting: Greeting, addr: SocketAddr, setup: Setup) -> (Life, SocketAddr) {
+async fn live(
+    greeting: Greeting,
+    identity: Option<Identity>,
+    addr: SocketAddr,
+    setup: Setup,
+) -> (Life, SocketAddr) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("server")
@@ -114,6 +131,10 @@ async fn live(greeting: Greeting, addr: SocketAddr, setup: Setup) -> (Life, Sock
     if let Some(grace) = setup.grace {
         server = server.max_connection_age_grace(grace);
     }
+    if let Some(identity) = identity {
+        server = server.tls_config(ServerTlsConfig::new().identity(identity)).expect("a certificate");
+    }
+    let (health, health_service) = tonic_health::server::health_reporter();
     let served = runtime.spawn(async move {
         let listener = proxy::bind(addr).await;
         let _ = tell.send(listener.local_addr().expect("a bound socket has an address"));
@@ -124,8 +145,9 @@ async fn live(greeting: Greeting, addr: SocketAddr, setup: Setup) -> (Life, Sock
             }
         };
         let greeter = GreeterServer::new(greeting);
-        let _ = server.add_service(greeter).serve_with_incoming_shutdown(incoming, leave).await;
+        let server = server.add_service(greeter).add_service(health_service);
+        let _ = server.serve_with_incoming_shutdown(incoming, leave).await;
     });
     let addr = told.await.expect("the server is bound");
-    (Life { runtime, take_leave: Some(take_leave), served }, addr)
+    (Life { runtime, health, take_leave: Some(take_leave), served }, addr)
 }
