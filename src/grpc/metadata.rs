@@ -11,12 +11,14 @@ use http::{HeaderMap, HeaderValue};
 
 const DETAILS: &str = "grpc-status-details-bin";
 const MESSAGE: &str = "grpc-message";
+const STATUS: &str = "grpc-status";
 
 /// Drops or mends what tonic cannot decode of a status; the code stays.
 ///
 /// * `grpc-status-details-bin` that is not base64 is dropped. Padding is optional (gRPC's HTTP/2 mapping), and padding of a
 ///   wrong length is removed.
 /// * `grpc-message` that is not UTF-8 once decoded has U+FFFD where it is not.
+/// * `grpc-status` loses leading zeros, which the grammar allows (`1*DIGIT`).
 ///
 /// `-bin` fields of the application stay as they are: tonic returns an error to the caller that decodes one.
 pub(in crate::grpc) fn sanitize(fields: &mut HeaderMap) {
@@ -32,6 +34,21 @@ pub(in crate::grpc) fn sanitize(fields: &mut HeaderMap) {
         && let Mended::As(value) = mended_text(message.as_bytes())
     {
         fields.insert(MESSAGE, value);
+    }
+    if let Some(code) = fields.get(STATUS)
+        && let Mended::As(value) = without_leading_zeros(code.as_bytes())
+    {
+        fields.insert(STATUS, value);
+    }
+}
+
+fn without_leading_zeros(code: &[u8]) -> Mended {
+    match code {
+        [b'0', rest @ ..] if !rest.is_empty() && rest.iter().all(u8::is_ascii_digit) => {
+            let first = rest.iter().position(|digit| *digit != b'0');
+            as_value(first.map_or(b"0", |first| &rest[first..]))
+        }
+        _ => Mended::Sane,
     }
 }
 
@@ -151,6 +168,18 @@ mod tests {
         let mut block = block(fields);
         sanitize(&mut block);
         Status::from_header_map(&block).unwrap()
+    }
+
+    #[test]
+    fn a_code_loses_its_leading_zeros_and_nothing_else() {
+        for (sent, read) in
+            [("05", "5"), ("0016", "16"), ("00", "0"), ("0", "0"), ("5", "5"), ("", ""), ("0x5", "0x5")]
+        {
+            let mut fields = HeaderMap::new();
+            fields.insert(STATUS, HeaderValue::from_static(sent));
+            sanitize(&mut fields);
+            assert_eq!(fields[STATUS], read, "{sent:?}");
+        }
     }
 
     #[test]

@@ -83,6 +83,13 @@ impl FrameServer {
     }
 }
 
+impl Wire {
+    /// Has the socket's close be a reset of TCP.
+    pub fn abort(&self) {
+        self.socket.set_zero_linger().unwrap();
+    }
+}
+
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// With these settings told and the client's preface read.
     pub async fn over(socket: S, settings: &[(u16, u32)]) -> Self {

@@ -62,7 +62,7 @@ const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 /// decoded.
 pub(super) fn kind_of<B: Body>(response: &mut Response<B>) -> ResponseKind {
     let content_type = response.headers().get(CONTENT_TYPE);
-    let is_grpc = content_type.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+    let is_grpc = content_type.is_some_and(|kind| is_grpc(kind.as_bytes()));
     let ends = response.body().is_end_stream();
     // A head that ends its stream and has a status is an answer, whatever else it lacks.
     let is_answer = ends && response.headers().contains_key(STATUS);
@@ -81,6 +81,12 @@ pub(super) fn kind_of<B: Body>(response: &mut Response<B>) -> ResponseKind {
     ResponseKind::Grpc
 }
 
+/// `application/grpc`, alone or with a format or parameters behind it; not `application/grpc-web`, which is another protocol.
+fn is_grpc(content_type: &[u8]) -> bool {
+    let (name, rest) = content_type.split_at_checked(b"application/grpc".len()).unwrap_or_default();
+    name.eq_ignore_ascii_case(b"application/grpc") && matches!(rest.first(), None | Some(b'+' | b';' | b' '))
+}
+
 fn remove_status(headers: &mut HeaderMap) {
     for name in
         [STATUS, HeaderName::from_static("grpc-message"), HeaderName::from_static("grpc-status-details-bin")]
@@ -92,6 +98,24 @@ fn remove_status(headers: &mut HeaderMap) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn grpc_is_told_by_its_content_type() {
+        for (kind, grpc) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc;charset=utf-8", true),
+            ("application/grpc ; charset=utf-8", true),
+            ("Application/GRPC", true),
+            ("application/grpc-web", false),
+            ("application/grpcish", false),
+            ("application/grp", false),
+            ("text/html", false),
+            ("", false),
+        ] {
+            assert_eq!(is_grpc(kind.as_bytes()), grpc, "{kind:?}");
+        }
+    }
 
     #[test]
     fn a_head_is_sent_again_with_all_values_of_all_its_headers_few_or_many() {
