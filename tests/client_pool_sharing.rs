@@ -344,16 +344,75 @@ fn a_caller_whose_connection_dials_on_a_runtime_that_rests_dials_on_his_own() {
         });
         let pool =
             ClientPool::builder("any:1").connector(connector).wait_for_ready(wait_for_ready).build().unwrap();
-        resting.block_on(async {
-            call(&pool);
+        let first = resting.block_on(async {
+            let first = call(&pool);
             eventually_async("the first dials", || pool.stats().dials == 1).await;
+            first
         });
         let conn = pool.get_owned();
         elsewhere.block_on(async { call_on(conn).await.unwrap().unwrap() });
         // And what the first dial comes to, if its runtime goes on, counts for nothing.
         let before = pool.stats();
+        first.abort();
         resting.block_on(async { tokio::time::sleep(Duration::from_millis(50)).await });
         elsewhere.block_on(async { call(&pool).await.unwrap().unwrap() });
         assert_eq!(pool.stats().dials, before.dials);
     }
+}
+
+fn current_thread() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// As tests do that share a pool in a `static`.
+#[test]
+fn callers_with_short_lived_runtimes_of_their_own_do_not_break_each_others_calls() {
+    let server = TonicServer::start();
+    let pool = ClientPool::new(server.target()).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for _ in 0..25 {
+                    current_thread().block_on(async {
+                        GreeterClient::new(pool.get()).say_hello(hello("ada")).await.unwrap();
+                    });
+                }
+            });
+        }
+    });
+    let stats = pool.stats();
+    assert!(stats.made <= 16 && stats.idle <= 16, "{stats:?}");
+    assert_eq!((server.seen.calls(), stats.lent, stats.discarded.total()), (200, 0, 0));
+}
+
+/// As servers do that have a runtime for each of their threads.
+#[test]
+fn each_runtime_keeps_to_a_connection_of_its_own() {
+    let server = TonicServer::start();
+    let pool = ClientPool::new(server.target()).unwrap();
+    let barrier = std::sync::Barrier::new(4);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let runtime = current_thread();
+                for _ in 0..200 {
+                    // They take each other's handles out of the stock, if there is only a chance.
+                    barrier.wait();
+                    runtime.block_on(async {
+                        let calls = (0..3).map(|_| {
+                            let mut client = GreeterClient::new(pool.get());
+                            async move { client.say_hello(hello("ada")).await.unwrap() }
+                        });
+                        for call in calls.collect::<Vec<_>>() {
+                            call.await;
+                        }
+                    });
+                }
+                barrier.wait();
+            });
+        }
+    });
+    let stats = pool.stats();
+    assert!(stats.dials <= 8 && stats.idle <= 24, "{stats:?}");
+    assert_eq!(stats.lent, 0);
 }

@@ -3,6 +3,7 @@
 //! * A connection is driven by one task, and each costs system calls of its own. So callers share one until each connection
 //!   has [`SPREAD_AT`] of them; then there is another, up to one for each core.
 //! * Beyond that another is made only when those there are have reached their server's limit of streams.
+//! * A connection lives no longer than the runtime that drives it. So each runtime has its own, as far as there may be so many.
 //! * A caller goes to the Ready connection that has the fewest callers. A connection that is made for the sake of a core takes
 //!   its first caller when it is Ready: nobody waits for its dial.
 
@@ -37,11 +38,17 @@ pub(in crate::grpc) struct Load {
     pub(in crate::grpc) callers: u32,
     /// How many streams its server takes at once, if that is known.
     pub(in crate::grpc) limit: Option<u32>,
+    /// Whether it is driven, or dialed, on another runtime than that of the one who asks. It ends with that.
+    pub(in crate::grpc) is_foreign: bool,
 }
 
 impl Load {
     fn is_ready(&self) -> bool {
-        self.state == ConnectivityState::Ready
+        self.state == ConnectivityState::Ready && !self.is_foreign
+    }
+
+    fn is_pending(&self) -> bool {
+        matches!(self.state, ConnectivityState::Idle | ConnectivityState::Connecting) && !self.is_foreign
     }
 
     fn has_room(&self) -> bool {
@@ -94,7 +101,7 @@ pub(in crate::grpc) fn choose(
         let new = loads.iter().filter(|load| !tried.contains(&load.id) && which(load));
         new.min_by_key(|load| load.callers)
     };
-    let usable = loads.iter().filter(|load| load.state.is_usable());
+    let usable = loads.iter().filter(|load| load.is_ready() || load.is_pending());
     let below_most = loads.len() < rule.most;
     if rule.exclusive && wish != Wish::Caller {
         return Choice::Stay;
@@ -104,9 +111,11 @@ pub(in crate::grpc) fn choose(
     }
     let ready = least(&|load| load.is_ready() && load.has_room());
     let over_limit = || least(&|load| load.is_ready());
+    let elsewhere = || least(&|load| load.state == ConnectivityState::Ready);
     if wish == Wish::Ready {
         return ready
             .or_else(over_limit)
+            .or_else(elsewhere)
             .map_or(Choice::Stay, |load| Choice::Lend(load.id, Prepare::Nothing));
     }
     if let Some(load) = ready {
@@ -120,7 +129,7 @@ pub(in crate::grpc) fn choose(
         };
         return Choice::Lend(load.id, prepare);
     }
-    if let Some(load) = least(&|load| load.state.is_usable() && !load.is_ready() && load.has_room()) {
+    if let Some(load) = least(&|load| load.is_pending() && load.has_room()) {
         return Choice::Lend(load.id, Prepare::Nothing);
     }
     // A server that takes nothing now does not take more for being asked twice.
@@ -132,7 +141,8 @@ pub(in crate::grpc) fn choose(
     if wish == Wish::Room {
         return Choice::Stay;
     }
-    let any = over_limit().or_else(|| least(&|load| load.state.is_usable()));
+    let any =
+        over_limit().or_else(|| least(&Load::is_pending)).or_else(|| least(&|load| load.state.is_usable()));
     match any.or_else(|| least(&|load| load.state == ConnectivityState::TransientFailure)) {
         Some(load) if load.state.is_usable() => Choice::Lend(load.id, Prepare::Nothing),
         Some(load) => Choice::Revive(load.id),
@@ -173,7 +183,13 @@ mod tests {
 
     /// Numbered from 1.
     fn loads(rows: &[(ConnectivityState, u32, Option<u32>)]) -> Vec<Load> {
-        let load = |(at, &(state, callers, limit))| Load { id: at as u64 + 1, state, callers, limit };
+        let load = |(at, &(state, callers, limit))| Load {
+            id: at as u64 + 1,
+            state,
+            callers,
+            limit,
+            is_foreign: false,
+        };
         rows.iter().enumerate().map(load).collect()
     }
 
@@ -303,6 +319,44 @@ mod tests {
         }
     }
 
+    /// Connections of other runtimes, and then those of this one.
+    fn with_foreign(rows: &[(ConnectivityState, u32, Option<u32>)], count: usize) -> Vec<Load> {
+        let mut loads = loads(rows);
+        loads.iter_mut().take(count).for_each(|load| load.is_foreign = true);
+        loads
+    }
+
+    #[test]
+    fn each_runtime_has_connections_of_its_own_as_far_as_there_may_be_so_many() {
+        let known = Some(100);
+        let rows: &[(&[_], usize, Rule, Wish, Choice)] = &[
+            (&[(Ready, 1, known)], 1, SHARED, Wish::Caller, Choice::Add),
+            (&[(Connecting, 1, None)], 1, SHARED, Wish::Caller, Choice::Add),
+            (&[(Ready, 1, known)], 1, at_most(1, SHARED), Wish::Caller, lend(1)),
+            (&[(Connecting, 1, None)], 1, at_most(1, SHARED), Wish::Caller, lend(1)),
+            (&[(Ready, 1, known), (Ready, 9, known)], 1, SHARED, Wish::Caller, lend(2)),
+            (&[(Ready, 1, known), (Idle, 9, known)], 1, SHARED, Wish::Caller, lend(2)),
+            (
+                &[(Ready, 1, known), (Ready, 32, known)],
+                1,
+                SHARED,
+                Wish::Caller,
+                Choice::Lend(2, Prepare::Another),
+            ),
+            (&[(Ready, 1, known)], 1, SHARED, Wish::Room, Choice::Add),
+            (&[(Ready, 1, known)], 1, at_most(1, SHARED), Wish::Room, Choice::Stay),
+            (&[(Ready, 1, known), (Connecting, 2, known)], 1, SHARED, Wish::Room, lend(2)),
+            (&[(Ready, 1, known), (Connecting, 2, known)], 2, SHARED, Wish::Room, Choice::Add),
+            // Better on another runtime than not at all.
+            (&[(Ready, 1, known), (TransientFailure, 2, known)], 1, SHARED, Wish::Ready, lend(1)),
+            (&[(Ready, 1, known), (Ready, 2, known)], 1, SHARED, Wish::Ready, lend(2)),
+        ];
+        for (members, foreign, rule, wish, choice) in rows {
+            let chosen = choose(&with_foreign(members, *foreign), &[], *rule, true, *wish);
+            assert_eq!(chosen, *choice, "{members:?}, {foreign} foreign {rule:?} {wish:?}");
+        }
+    }
+
     fn any_load() -> impl Strategy<Value = (ConnectivityState, u32, Option<u32>)> {
         let state = prop_oneof![
             3 => Just(Ready), 1 => Just(Idle), 1 => Just(Connecting), 1 => Just(TransientFailure), 1 => Just(Shutdown),
@@ -317,23 +371,25 @@ mod tests {
             tried in proptest::collection::vec(1..9u64, 0..4),
             exclusive: bool,
             may_grow: bool,
+            foreign in 0..8usize,
             cores in 1..5usize,
             most in prop_oneof![1..9usize, Just(usize::MAX)],
             wish in prop_oneof![Just(Wish::Caller), Just(Wish::Room), Just(Wish::Ready)],
         ) {
-            let loads = loads(&members);
+            let loads = with_foreign(&members, foreign);
             let rule = Rule { exclusive, cores, most };
             let find = |id| loads.iter().find(|load| load.id == id).copied().expect("one of them");
             match choose(&loads, &tried, rule, may_grow, wish) {
                 Choice::Lend(id, prepare) => {
                     let load = find(id);
                     prop_assert!(load.state.is_usable() && !tried.contains(&id));
-                    prop_assert!(wish != Wish::Ready || load.is_ready());
+                    prop_assert!(wish != Wish::Ready || load.state == Ready);
+                    prop_assert!(!load.is_foreign || wish == Wish::Ready || loads.len() >= most || !may_grow);
                     prop_assert!(wish != Wish::Room || load.has_room());
                     match prepare {
                         Prepare::Nothing => {}
                         Prepare::Another => {
-                            let usable = loads.iter().filter(|load| load.state.is_usable()).count();
+                            let usable = loads.iter().filter(|load| load.is_ready() || load.is_pending()).count();
                             prop_assert!(may_grow && !exclusive && usable < cores && loads.len() < most);
                         }
                         Prepare::Dial(id) => prop_assert_eq!(find(id).state, Idle),
@@ -363,7 +419,7 @@ mod tests {
         ) {
             let rule = Rule { exclusive: false, cores, most: usize::MAX };
             let mut loads: Vec<Load> = Vec::new();
-            let ready = |id, callers| Load { id, state: Ready, callers, limit: Some(limit) };
+            let ready = |id, callers| Load { id, state: Ready, callers, limit: Some(limit), is_foreign: false };
             for _ in 0..callers {
                 match choose(&loads, &[], rule, true, Wish::Caller) {
                     Choice::Add => loads.push(ready(loads.len() as u64, 1)),

@@ -173,7 +173,7 @@ async fn call(mut source: impl Source, mut request: Request<Body>) -> Result<Res
         request.body_mut().goes_on(&call.link);
         call.body = Some(Arc::clone(&body));
         let answer = pin!(send.try_send_request(request));
-        let answered = match call.link.is_driven_here() {
+        let answered = match call.is_here() {
             true => Some(within(deadline, CallPhase::Response, answer).await?),
             false => {
                 let answer = pin!(Box::pin(unless_it_rests(answer, &call, &body)));

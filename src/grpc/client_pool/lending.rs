@@ -10,6 +10,7 @@
 //!   with their next get.
 //! * A call that has not left may be sent elsewhere. It counts as a caller there, and leaves its place to the stock.
 
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::Inner;
@@ -35,7 +36,8 @@ enum Chosen {
 }
 
 impl Inner {
-    fn loads(locked: &mut Locked<'_>) -> Vec<Load> {
+    /// As who asks sees them, on his runtime.
+    fn loads(locked: &mut Locked<'_>, here: Option<&Handle>) -> Vec<Load> {
         let mut loads = Vec::with_capacity(locked.alive.len());
         for (id, conn) in locked.alive {
             let state = conn.state();
@@ -45,7 +47,9 @@ impl Inner {
                 continue;
             }
             let limit = conn.expected_streams(state);
-            loads.push(Load { id: *id, state, callers: conn.callers.now(), limit });
+            // Where there is no runtime nothing is foreign.
+            let is_foreign = here.is_some_and(|here| conn.is_foreign(state, here.id()));
+            loads.push(Load { id: *id, state, callers: conn.callers.now(), limit, is_foreign });
         }
         loads
     }
@@ -100,8 +104,9 @@ impl Inner {
 
     fn choose(&self, tried: &[u64], wish: Wish) -> Option<Chosen> {
         let may_grow = self.no_growth_until.lock().is_none_or(|until| until <= Instant::now());
+        let here = Handle::try_current().ok();
         let (chosen, prepare) = self.group.locked(|locked| {
-            let loads = Inner::loads(locked);
+            let loads = Inner::loads(locked, here.as_ref());
             let at = |id: u64| {
                 let (_, conn) = locked.alive.iter().find(|(member, _)| *member == id)?;
                 Some(self.place(ClientConn::from_shared(Arc::clone(conn))))
@@ -170,7 +175,7 @@ impl Watcher for Inner {
     fn changed(self: Arc<Self>, member: u64) {
         self.look_at_prepared(member);
         let has_failed = self.group.locked(|locked| {
-            let loads = Inner::loads(locked);
+            let loads = Inner::loads(locked, None);
             for (id, conn) in locked.alive {
                 if let Some(load) = loads.iter().find(|load| load.id == *id) {
                     conn.callers.set_cap(cap(load, &loads));
@@ -187,7 +192,7 @@ impl Watcher for Inner {
 
     fn elsewhere(self: Arc<Self>, tried: &[u64], why: Why) -> Option<Elsewhere> {
         let wish = match why {
-            Why::Full => Wish::Room,
+            Why::Full | Why::Foreign => Wish::Room,
             Why::Failed => Wish::Ready,
         };
         let place = match self.choose(tried, wish)? {

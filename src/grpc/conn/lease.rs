@@ -39,6 +39,8 @@ pub(in crate::grpc) struct CallGuard {
     pub(in crate::grpc) link: Arc<Link>,
     /// Whether it has one of the link's slots.
     has_slot: bool,
+    /// Whether the caller's runtime drives the link; `None` until that is looked at.
+    is_here: Option<bool>,
     /// Of the attempt that this is, once there is one: ends with the call, if it is still being sent.
     pub(in crate::grpc) body: Option<Arc<CallBody>>,
     ticket: Option<Arc<dyn Ticket>>,
@@ -47,7 +49,7 @@ pub(in crate::grpc) struct CallGuard {
 impl CallGuard {
     /// After [`Link::begin_call`].
     pub(super) fn new(owner: Arc<Shared>, link: Arc<Link>) -> Self {
-        CallGuard { owner, link, has_slot: false, body: None, ticket: None }
+        CallGuard { owner, link, has_slot: false, is_here: None, body: None, ticket: None }
     }
 
     /// Why the call broke off, if the reason is on this side: the connection was closed, and the call with it, or the request's
@@ -70,6 +72,11 @@ impl CallGuard {
     /// hyper gave a request back: it knows before the tap does that this link takes no more of them.
     pub(in crate::grpc) fn gave_back(&self) {
         self.owner.link_down(self.link.id, "hyper gave a request back");
+    }
+
+    /// Whether the caller's runtime drives the link.
+    pub(in crate::grpc) fn is_here(&mut self) -> bool {
+        *self.is_here.get_or_insert_with(|| self.link.is_driven_here())
     }
 
     /// The driver of the link is not polled.

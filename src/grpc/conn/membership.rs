@@ -31,6 +31,8 @@ pub(in crate::grpc) enum Why {
     Full,
     /// Its own cannot be established.
     Failed,
+    /// Its own is driven by another runtime, and ends with that.
+    Foreign,
 }
 
 /// Another connection for a call, on which it counts while the ticket lives.
@@ -47,11 +49,13 @@ pub(in crate::grpc) struct Callers {
     now: AtomicU32,
     /// Above so many, one who comes back is to go elsewhere the next time.
     cap: AtomicU32,
+    /// So are so many of those who come back, whatever the cap.
+    unwelcome: AtomicU32,
 }
 
 impl Callers {
     pub(super) fn new() -> Self {
-        Callers { now: AtomicU32::new(0), cap: AtomicU32::new(u32::MAX) }
+        Callers { now: AtomicU32::new(0), cap: AtomicU32::new(u32::MAX), unwelcome: AtomicU32::new(0) }
     }
 
     #[inline]
@@ -69,6 +73,13 @@ impl Callers {
         self.now.fetch_add(1, Ordering::Relaxed) + 1
     }
 
+    /// One of those that there are is to go elsewhere.
+    pub(in crate::grpc) fn one_is_unwelcome(&self) {
+        let now = self.now();
+        let add = |unwelcome: u32| (unwelcome < now).then(|| unwelcome + 1);
+        let _ = self.unwelcome.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+    }
+
     pub(in crate::grpc) fn raise_cap(&self, cap: u32) {
         self.cap.fetch_max(cap, Ordering::Relaxed);
     }
@@ -81,11 +92,16 @@ impl Callers {
 
     #[inline]
     pub(in crate::grpc) fn are_too_many(&self) -> bool {
-        self.now() > self.cap.load(Ordering::Relaxed)
+        self.now() > self.cap.load(Ordering::Relaxed) || self.unwelcome.load(Ordering::Relaxed) > 0
     }
 
-    /// One less, if there are too many: never fewer than the cap, however many ask at once.
+    /// One less, if there are too many: never fewer than the cap, however many ask at once, but for the unwelcome.
     pub(in crate::grpc) fn remove_if_too_many(&self) -> bool {
+        let take = |unwelcome: u32| unwelcome.checked_sub(1);
+        if self.unwelcome.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok() {
+            self.remove();
+            return true;
+        }
         let cap = self.cap.load(Ordering::Relaxed);
         let lower = |now: u32| (now > cap).then(|| now - 1);
         self.now.fetch_update(Ordering::Relaxed, Ordering::Relaxed, lower).is_ok()
@@ -112,5 +128,34 @@ impl Membership {
             Some(sockets) => Arc::clone(sockets).acquire_owned().await.ok(),
             None => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_who_come_back_are_sent_away_down_to_the_cap_and_as_many_as_are_unwelcome() {
+        let callers = Callers::new();
+        for _ in 0..5 {
+            callers.add();
+        }
+        assert!(!callers.are_too_many() && !callers.remove_if_too_many());
+        callers.set_cap(3);
+        assert!(callers.are_too_many());
+        assert!(
+            callers.remove_if_too_many() && callers.remove_if_too_many() && !callers.remove_if_too_many()
+        );
+        assert_eq!(callers.now(), 3);
+        callers.raise_cap(2);
+        for _ in 0..9 {
+            callers.one_is_unwelcome();
+        }
+        for left in (0..3).rev() {
+            assert!(callers.are_too_many() && callers.remove_if_too_many());
+            assert_eq!(callers.now(), left);
+        }
+        assert!(!callers.are_too_many() && !callers.remove_if_too_many(), "no more than there were");
     }
 }

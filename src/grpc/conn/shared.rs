@@ -76,6 +76,8 @@ pub(crate) struct Shared {
     /// When the dial task was last polled, in ms since `born`.
     dial_ran: AtomicU64,
     born: Instant,
+    /// Where the last dial was begun, which drives what comes of it. The lock is held for no other's.
+    runtime: Mutex<Option<tokio::runtime::Id>>,
     /// Mirror of the limit of streams of the link that is Ready; 0 otherwise.
     streams: AtomicU32,
     /// For the pool that it belongs to.
@@ -155,6 +157,7 @@ impl Shared {
             complaints: AtomicU32::new(0),
             dial_ran: AtomicU64::new(0),
             born: Instant::now(),
+            runtime: Mutex::new(None),
             streams: AtomicU32::new(0),
             callers: Callers::new(),
         })
@@ -281,6 +284,12 @@ impl Shared {
                 Err(error) => return Err(error),
             };
             if lease.call.try_take_slot() {
+                if self.membership.is_some() && !lease.call.is_here() {
+                    let Some(here) = Box::pin(self.elsewhere(Why::Foreign)).await else { return Ok(lease) };
+                    // So that the caller's thread does not find this one again the next time.
+                    self.callers.one_is_unwelcome();
+                    return Ok(here);
+                }
                 return Ok(lease);
             }
             if let Some(lease) = Box::pin(self.wait_for_slot(lease)).await {
@@ -322,7 +331,8 @@ impl Shared {
             if let Ok(mut lease) = conn.lease_or_failure().await {
                 lease.hold(ticket);
                 let has_slot = match why {
-                    Why::Full => lease.call.try_take_slot(),
+                    Why::Foreign if !lease.call.is_here() => false,
+                    Why::Full | Why::Foreign => lease.call.try_take_slot(),
                     // There is nothing better to wait for.
                     Why::Failed => lease.call.take_slot().await,
                 };
@@ -460,6 +470,7 @@ impl Shared {
         let runtime = runtime::current()?;
         let effects = self.update(|_| Event::Wanted);
         if effects.start_dial {
+            *self.runtime.lock() = Some(runtime.id());
             // The guard is inside before the task is born: a runtime that is shutting down drops the task at once.
             drop(runtime.spawn(dialing::run(self, effects.dial, Arc::clone(settings))));
         }
@@ -553,6 +564,12 @@ impl Shared {
             ConnectivityState::Ready => Some(self.streams.load(Ordering::Relaxed)),
             _ => self.server.expected_streams(),
         }
+    }
+
+    /// Whether it is dialed or driven elsewhere than `here`, in this state.
+    pub(in crate::grpc) fn is_foreign(&self, state: ConnectivityState, here: tokio::runtime::Id) -> bool {
+        matches!(state, ConnectivityState::Connecting | ConnectivityState::Ready)
+            && self.runtime.lock().is_some_and(|there| there != here)
     }
 
     /// Whether no dial of it has come to an outcome.
