@@ -10,7 +10,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tower_service::Service;
 
-use super::place::Place;
+use super::counted::CountedConn;
 use super::{ClientPool, Inner};
 use crate::grpc::call::{ResponseBody, ResponseFuture};
 use crate::grpc::conn::{ClientConn, ConnectivityState};
@@ -23,12 +23,12 @@ use crate::grpc::conn::{ClientConn, ConnectivityState};
 /// that has no connection yet when the last guard gives back one that is TransientFailure fails, with the error of the last
 /// dial.
 ///
-/// Others may have the same connection: [`close`](ClientConn::close) closes it for them, too.
+/// Other callers may have the same connection: [`close`](ClientConn::close) closes it for them, too.
 #[must_use = "the connection goes back to the pool at once if the guard is not held"]
 pub struct PooledConn<'a> {
     pool: Holder<'a>,
     /// Holds a connection until `drop` moves it out.
-    place: ManuallyDrop<Place>,
+    counted: ManuallyDrop<CountedConn>,
     state: ConnectivityState,
 }
 
@@ -39,13 +39,13 @@ enum Holder<'a> {
 
 impl<'a> PooledConn<'a> {
     #[inline]
-    pub(super) fn borrowed(pool: &'a ClientPool, (place, state): (Place, ConnectivityState)) -> Self {
-        PooledConn { pool: Holder::Borrowed(pool), place: ManuallyDrop::new(place), state }
+    pub(super) fn borrowed(pool: &'a ClientPool, (counted, state): (CountedConn, ConnectivityState)) -> Self {
+        PooledConn { pool: Holder::Borrowed(pool), counted: ManuallyDrop::new(counted), state }
     }
 
     #[inline]
-    pub(super) fn owned(pool: ClientPool, (place, state): (Place, ConnectivityState)) -> Self {
-        PooledConn { pool: Holder::Owned(pool), place: ManuallyDrop::new(place), state }
+    pub(super) fn owned(pool: ClientPool, (counted, state): (CountedConn, ConnectivityState)) -> Self {
+        PooledConn { pool: Holder::Owned(pool), counted: ManuallyDrop::new(counted), state }
     }
 
     /// The state that `get` read before it handed this connection out: Idle, Connecting or Ready.
@@ -58,12 +58,12 @@ impl Drop for PooledConn<'_> {
     #[inline]
     fn drop(&mut self) {
         // SAFETY: nothing else moves the connection out, and a drop runs once.
-        let place = unsafe { ManuallyDrop::take(&mut self.place) };
+        let counted = unsafe { ManuallyDrop::take(&mut self.counted) };
         let inner: &Inner = match &self.pool {
             Holder::Borrowed(pool) => &pool.inner,
             Holder::Owned(pool) => &pool.inner,
         };
-        inner.put(place);
+        inner.put(counted);
     }
 }
 
@@ -72,7 +72,7 @@ impl Deref for PooledConn<'_> {
 
     #[inline]
     fn deref(&self) -> &ClientConn {
-        &self.place
+        &self.counted
     }
 }
 

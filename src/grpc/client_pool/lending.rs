@@ -1,20 +1,22 @@
-//! Which connection a caller gets that the stock has none for: the shell of [`sizing::choose`](choose).
+//! Chooses a connection for a caller when the stock is empty: the shell of [`sizing::choose`](choose).
 //!
 //! # Protocol
 //!
-//! * A choice is made under the group's lock, and the caller is counted under it: two who choose at once do not both
-//!   get a connection's last stream. Nobody else adds a caller, but for a connection that was taken by hand and is put back.
-//! * What must not happen under that lock happens after it: dials, reading the state again, drops.
-//! * A connection that is made for the sake of a core is dialed at once, and waits in `prepared` until it is Ready. Then the
-//!   stock gets a handle of it, and each connection its share of the callers ([`cap`]); those above it move
-//!   with their next get.
-//! * A call that has not left may be sent elsewhere. It counts as a caller there, and leaves its place to the stock.
+//! * The choice is made under the group's lock, and the caller is counted under the same lock, so two
+//!   callers do not both get the last stream of a connection. Outside of that lock only a connection
+//!   that was taken by hand and is put back raises a count.
+//! * Dials, drops and the second look at the state happen after the lock is released.
+//! * A connection that is made for the sake of a core is dialed at once and waits in `prepared` until
+//!   it is Ready. Then the stock gets a handle of it, and each connection gets its share of the
+//!   callers ([`cap`]); callers above the share move with their next get.
+//! * A call whose request has not left may move to another connection. It counts as a caller there,
+//!   and its handle goes into the stock when the call is over.
 
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::Inner;
-use super::place::Place;
+use super::counted::CountedConn;
 use crate::grpc::conn::lease::Ticket;
 use crate::grpc::conn::membership::{Elsewhere, Membership, Why};
 use crate::grpc::conn::shared::Shared;
@@ -25,24 +27,24 @@ use crate::grpc::group::{Locked, Watcher};
 use crate::grpc::sizing::{Choice, Load, Prepare, Wish, cap, choose};
 use crate::primitive::{Arc, Weak};
 
-/// How long a pool that has a connection makes no other after it could not connect one.
+/// How long a pool with a usable connection adds no other after a dial has failed.
 const NO_GROWTH: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// A connection that was chosen, and what is to be done after the lock is released.
+/// The connection that was chosen, and how.
 enum Chosen {
-    New(Place),
-    Shared(Place),
-    Failing(Place),
+    New(CountedConn),
+    Shared(CountedConn),
+    Failing(CountedConn),
 }
 
 impl Inner {
-    /// As who asks sees them, on his runtime.
+    /// The members, as a caller on the runtime `here` sees them.
     fn loads(locked: &mut Locked<'_>, here: Option<&Handle>) -> Vec<Load> {
         let mut loads = Vec::with_capacity(locked.alive.len());
         for (id, conn) in locked.alive {
             let state = conn.state();
             if state == ConnectivityState::Shutdown {
-                // It is about to say so itself.
+                // The connection is about to report that itself.
                 locked.retire(*id);
                 continue;
             }
@@ -63,43 +65,45 @@ impl Inner {
         conn
     }
 
-    /// A place for one more caller, whom the pool has chosen to come here.
-    fn place(&self, conn: ClientConn) -> Place {
+    /// Counts one more caller, for whom the pool has chosen this connection.
+    fn counted(&self, conn: ClientConn) -> CountedConn {
         let callers = &conn.shared.callers;
         let now = callers.add();
-        // Else the place would be one too many when it comes back. Of an exclusive connection it is.
+        // Otherwise the handle would be dropped as one too many when it comes back. A second handle of
+        // an exclusive connection is one too many.
         if !self.rule.exclusive {
             callers.raise_cap(now);
         }
-        Place::counted(conn)
+        CountedConn::new(conn)
     }
 
-    /// A connection for one more caller; `None`: that has changed meanwhile, to be tried again.
+    /// Returns a connection for one more caller. `None` means that the chosen one has failed in the
+    /// meantime, and the caller is to try again.
     #[cold]
     #[inline(never)]
-    pub(super) fn lend_another(&self) -> Option<(Place, ConnectivityState)> {
+    pub(super) fn lend_another(&self) -> Option<(CountedConn, ConnectivityState)> {
         let chosen = if self.rule.exclusive && self.rule.most == usize::MAX {
             let (_, conn) = self.group.join(|membership, closed| self.make(membership, closed));
-            Chosen::New(self.place(conn))
+            Chosen::New(self.counted(conn))
         } else {
             self.choose(&[], Wish::Caller)?
         };
-        let place = match chosen {
-            Chosen::New(place) => return Some((place, ConnectivityState::Idle)),
-            Chosen::Shared(place) => place,
-            Chosen::Failing(place) => {
-                // To close it under its holder would break the calls that the holder will make when the outage is over.
-                place.shared.forget_failure();
-                place
+        let counted = match chosen {
+            Chosen::New(counted) => return Some((counted, ConnectivityState::Idle)),
+            Chosen::Shared(counted) => counted,
+            Chosen::Failing(counted) => {
+                // Closing it would break the calls that its holders make when the outage is over.
+                counted.shared.forget_failure();
+                counted
             }
         };
-        let state = place.state();
+        let state = counted.state();
         if !state.is_usable() {
-            self.pass_over(place, state);
+            self.pass_over(counted, state);
             return None;
         }
         bump(&self.group.counters.shared);
-        Some((place, state))
+        Some((counted, state))
     }
 
     fn choose(&self, tried: &[u64], wish: Wish) -> Option<Chosen> {
@@ -109,17 +113,17 @@ impl Inner {
             let loads = Inner::loads(locked, here.as_ref());
             let at = |id: u64| {
                 let (_, conn) = locked.alive.iter().find(|(member, _)| *member == id)?;
-                Some(self.place(ClientConn::from_shared(Arc::clone(conn))))
+                Some(self.counted(ClientConn::from_shared(Arc::clone(conn))))
             };
             match choose(&loads, tried, self.rule, may_grow, wish) {
                 Choice::Stay => None,
                 Choice::Revive(id) => Some((Chosen::Failing(at(id)?), None)),
                 Choice::Add => {
                     let (_, conn) = locked.join(|membership, closed| self.make(membership, closed));
-                    Some((Chosen::New(self.place(conn)), None))
+                    Some((Chosen::New(self.counted(conn)), None))
                 }
                 Choice::Lend(id, prepare) => {
-                    let place = at(id)?;
+                    let counted = at(id)?;
                     let prepare = match prepare {
                         Prepare::Nothing => None,
                         Prepare::Another => {
@@ -130,7 +134,7 @@ impl Inner {
                             Some((idle.0, ClientConn::from_shared(Arc::clone(&idle.1))))
                         }
                     };
-                    Some((Chosen::Shared(place), prepare))
+                    Some((Chosen::Shared(counted), prepare))
                 }
             }
         })?;
@@ -142,7 +146,7 @@ impl Inner {
         Some(chosen)
     }
 
-    /// What is prepared is Ready, or never will be.
+    /// Takes the prepared connection out when its dial has an outcome, and stocks it if it is Ready.
     fn look_at_prepared(&self, member: u64) {
         let mut prepared = self.prepared.lock();
         let due =
@@ -151,13 +155,14 @@ impl Inner {
         if let Some((_, conn)) = due
             && conn.state() == ConnectivityState::Ready
         {
-            self.keep(self.place(conn));
+            self.keep(self.counted(conn));
         }
     }
 
-    /// Connections that nobody has and that the stock has no handle of are not lent again, also if calls still run on them.
+    /// Retires the connections that neither a caller nor the stock has a handle of. Calls that still run
+    /// on them go on.
     pub(super) fn retire_unused(&self) {
-        // A limit counts their sockets, so that another could not be had in their place.
+        // With a limit their sockets count, so the pool could not open another one.
         if self.rule.most < usize::MAX {
             return;
         }
@@ -195,19 +200,19 @@ impl Watcher for Inner {
             Why::Full | Why::Foreign => Wish::Room,
             Why::Failed => Wish::Ready,
         };
-        let place = match self.choose(tried, wish)? {
-            Chosen::New(place) | Chosen::Shared(place) | Chosen::Failing(place) => place,
+        let counted = match self.choose(tried, wish)? {
+            Chosen::New(counted) | Chosen::Shared(counted) | Chosen::Failing(counted) => counted,
         };
-        let conn = Arc::clone(&place.shared);
-        let ticket = Arc::new(Visit { place: Some(place), pool: Arc::downgrade(&self) });
+        let conn = Arc::clone(&counted.shared);
+        let ticket = Arc::new(Visit { counted: Some(counted), pool: Arc::downgrade(&self) });
         Some(Elsewhere { conn, ticket })
     }
 }
 
-/// A call on a connection that its caller does not have.
+/// A call on a connection other than the one that its caller holds.
 struct Visit {
     /// Taken by `drop`.
-    place: Option<Place>,
+    counted: Option<CountedConn>,
     pool: Weak<Inner>,
 }
 
@@ -217,8 +222,8 @@ impl Ticket for Visit {
 
 impl Drop for Visit {
     fn drop(&mut self) {
-        if let (Some(place), Some(pool)) = (self.place.take(), self.pool.upgrade()) {
-            pool.put(place);
+        if let (Some(counted), Some(pool)) = (self.counted.take(), self.pool.upgrade()) {
+            pool.put(counted);
         }
     }
 }

@@ -2,18 +2,20 @@
 //!
 //! # Who holds what
 //!
-//! * The stock is a [`SyncPool`] of [`Place`]s: per-thread, with two generations. A place is a handle of a connection that
-//!   counts as one caller of it, so of a shared connection the stock has as many as it has had callers at once, and a get or put
-//!   touches nothing that other threads write. What the stock drops (`age`, `clear`, its own drop) is one handle, no more: a
-//!   call that runs on the connection is a handle, too.
-//! * The [`Group`] knows the connections weakly, and is known by them: it holds what they have in common. Its lock is taken
-//!   when the stock has no place, when a place comes back that is broken or one too many, and when a connection changes its
-//!   state; then [`lending`] decides.
-//! * The last place of a broken connection discards it, so nobody's connection is closed by a neighbor.
+//! * The stock is a [`SyncPool`] of [`CountedConn`]s: per-thread, with two generations. Each is a handle
+//!   that counts as one caller of its connection. The stock has as many handles of a shared connection
+//!   as that has had callers at once, so a get or put writes nothing that other threads write. Aging,
+//!   `clear` and the drop of the stock drop handles; a call that runs on the connection is a handle,
+//!   too.
+//! * The [`Group`] has weak references to the connections and holds what they have in common. Its lock
+//!   is taken when the stock is empty, when a handle comes back whose connection is broken or has too
+//!   many callers, and when a connection changes its state. [`lending`] decides what happens then.
+//! * The last handle of a broken connection discards the connection, so no caller's connection is closed
+//!   by a neighbor.
 
+mod counted;
 mod guard;
 mod lending;
-mod place;
 mod stats;
 
 use std::fmt;
@@ -21,8 +23,8 @@ use std::num::NonZeroUsize;
 
 use tokio::time::Instant;
 
+use self::counted::CountedConn;
 pub use self::guard::PooledConn;
-use self::place::Place;
 pub use self::stats::{ClientPoolStats, Discards};
 use super::config::{Options, Settings, connection_options};
 use super::conn::{ClientConn, ConnectivityState};
@@ -53,23 +55,30 @@ use crate::sync_pool::SyncPool;
 /// # Get and put
 ///
 /// [`get`](Self::get) takes a connection that the pool holds, reads its state, and hands it out unless it is
-/// TransientFailure or Shutdown; such a one it drops, and looks on. If none is left it lends one that others have as well,
-/// or makes one, which is Idle and dials with its first call. It never waits and does no I/O. The guard gives the connection
-/// back when it is dropped, and then the state is looked at again. A broken connection is closed when the last
-/// caller has given it back; such discards are counted in [`stats`](Self::stats).
+/// TransientFailure or Shutdown; it drops such a handle and takes the next. If the pool holds none, it
+/// lends a connection that other callers have as well, or makes a new one, which is Idle and dials with
+/// its first call. It never waits and does no I/O. The guard gives the connection back when it is
+/// dropped, and the pool reads the state again. A broken connection is closed when the last caller has
+/// given it back. [`stats`](Self::stats) counts these discards.
 ///
 /// # How many connections
 ///
-/// Connections are shared, since HTTP/2 carries many calls side by side, and each socket costs both ends system calls. A caller
-/// gets the Ready connection that has the fewest callers. There is another one when each has 32 of them, as long as there are
-/// fewer than cores; it takes callers when it is Ready, and nobody waits for its dial. Beyond that another is made only
-/// when each has as many callers as its server takes streams. A call that finds its connection's streams all taken,
-/// or that its connection cannot be established, goes out on another of the pool that is better off. What is not needed any more
-/// is closed by [aging](Self::age).
+/// Callers share connections: HTTP/2 carries many calls side by side, and each socket costs system calls
+/// at both ends. A caller gets the Ready connection that has the fewest callers.
+///
+/// * The pool adds a connection when each one has 32 callers, up to one for each core. The new one takes
+///   callers when it is Ready; no call waits for its dial.
+/// * Beyond that it adds a connection only when each one has as many callers as its server allows
+///   streams.
+/// * A connection ends with the tokio runtime that drives it, so callers on another runtime get
+///   connections of their own.
+/// * A call that finds no stream free, or whose connection cannot be established, goes out on another
+///   connection of the pool, if there is a better one.
+/// * [Aging](Self::age) closes connections that the load no longer needs.
 ///
 /// [`exclusive`](ClientPoolBuilder::exclusive) gives each caller a connection to itself, and
-/// [`max_connections`](ClientPoolBuilder::max_connections) bounds the sockets. When the process has no descriptors left
-/// for another socket, callers share those that there are.
+/// [`max_connections`](ClientPoolBuilder::max_connections) bounds the number of sockets. When the process
+/// has no descriptors left for another socket, callers share the existing ones.
 ///
 /// # Outages
 ///
@@ -93,12 +102,12 @@ pub struct ClientPool {
 struct Inner {
     /// An error here is the answer to every call on every connection.
     settings: Result<Arc<Settings>, Error>,
-    stock: SyncPool<Place, ()>,
+    stock: SyncPool<CountedConn, ()>,
     group: Arc<Group>,
     rule: Rule,
-    /// A connection that is lent when it is Ready, and its number.
+    /// A connection that is lent as soon as it is Ready, and its number.
     prepared: Mutex<Option<(u64, ClientConn)>>,
-    /// A connection has failed a moment ago: beside those that work, no other is made until then.
+    /// Until when the pool adds no connection beside a usable one, because a dial has failed.
     no_growth_until: Mutex<Option<Instant>>,
 }
 
@@ -172,19 +181,19 @@ impl ClientPool {
 
     /// As [`get`](Self::get), without a guard: [`put`](Self::put) gives it back. One that is dropped instead is released.
     ///
-    /// The pool does not count who has taken a connection by hand: it may lend it to others beyond what it would lend
-    /// otherwise, and close it when it has failed.
+    /// The pool does not count a connection that was taken by hand as in use: it may lend it to more callers
+    /// than it would otherwise, and close it when it has failed.
     pub fn take(&self) -> ClientConn {
         self.inner.check_out().0.leave()
     }
 
-    /// Gives a connection to the pool. One that is TransientFailure or Shutdown is closed instead, unless others still have
-    /// it, and one that this pool did not make is released.
+    /// Gives a connection to the pool. A connection in TransientFailure or Shutdown is closed instead, unless
+    /// other callers still have it. A connection that this pool did not make is released.
     #[inline]
     pub fn put(&self, conn: ClientConn) {
         if conn.shared.number_in(&self.inner.group).is_some() {
             conn.shared.callers.add();
-            self.inner.put(Place::counted(conn));
+            self.inner.put(CountedConn::new(conn));
         }
     }
 
@@ -214,7 +223,7 @@ impl ClientPool {
     /// The counters, and what there is now.
     pub fn stats(&self) -> ClientPoolStats {
         let Inner { stock, group, .. } = &*self.inner;
-        // In this order: a place that is taken meanwhile counts as lent, not as nothing.
+        // In this order: a handle that is taken in between counts as lent.
         let idle = stock.stats();
         ClientPoolStats::read(&idle, group.callers(), &group.counters)
     }
@@ -224,64 +233,64 @@ impl Inner {
     // Compiled into the caller, as `put` is: between calls the connection would go through memory, again and again, which
     // takes longer than all the rest.
     #[inline]
-    fn check_out(&self) -> (Place, ConnectivityState) {
+    fn check_out(&self) -> (CountedConn, ConnectivityState) {
         loop {
-            let Some(place) = self.stock.try_take() else {
+            let Some(counted) = self.stock.try_take() else {
                 match self.lend_another() {
                     Some(found) => return found,
                     None => continue,
                 }
             };
-            let state = place.state();
+            let state = counted.state();
             if state.is_usable() {
-                return (place, state);
+                return (counted, state);
             }
             bump(&self.group.counters.passed_over);
-            self.pass_over(place, state);
+            self.pass_over(counted, state);
         }
     }
 
     #[inline]
-    fn put(&self, place: Place) {
-        let state = place.state();
-        if state.is_usable() && !place.shared.callers.are_too_many() {
-            self.keep(place);
+    fn put(&self, counted: CountedConn) {
+        let state = counted.state();
+        if state.is_usable() && !counted.shared.callers.are_too_many() {
+            self.keep(counted);
         } else {
-            self.put_slowly(place, state);
+            self.put_slowly(counted, state);
         }
     }
 
     #[inline]
-    fn keep(&self, place: Place) {
-        self.stock.put(place);
+    fn keep(&self, counted: CountedConn) {
+        self.stock.put(counted);
         if self.group.is_closed() {
             self.stock.clear();
         }
     }
 
     #[cold]
-    fn put_slowly(&self, place: Place, state: ConnectivityState) {
+    fn put_slowly(&self, counted: CountedConn, state: ConnectivityState) {
         if !state.is_usable() {
-            self.give_up(place, When::Put, state);
-        } else if place.shared.callers.remove_if_too_many() {
-            // The next get finds a connection that has fewer.
-            drop(place.uncounted());
+            self.give_up(counted, When::Put, state);
+        } else if counted.shared.callers.remove_if_too_many() {
+            // The next get finds a connection with fewer callers.
+            drop(counted.uncounted());
         } else {
-            self.keep(place);
+            self.keep(counted);
         }
     }
 
-    /// A get does not want this one.
+    /// Gives up a handle whose connection turned out to be broken in a get.
     #[cold]
-    fn pass_over(&self, place: Place, state: ConnectivityState) {
-        self.give_up(place, When::Get, state);
+    fn pass_over(&self, counted: CountedConn, state: ConnectivityState) {
+        self.give_up(counted, When::Get, state);
     }
 
-    /// Drops a place of a broken connection, and with the last one discards that.
-    fn give_up(&self, place: Place, when: When, state: ConnectivityState) {
-        let Some(id) = place.shared.number_in(&self.group) else { return };
-        let is_last = self.group.give_up(&place.shared, id);
-        let conn = place.uncounted();
+    /// Drops a handle of a broken connection, and discards the connection with its last handle.
+    fn give_up(&self, counted: CountedConn, when: When, state: ConnectivityState) {
+        let Some(id) = counted.shared.number_in(&self.group) else { return };
+        let is_last = self.group.give_up(&counted.shared, id);
+        let conn = counted.uncounted();
         if is_last {
             self.discard(&conn, when, state);
         }
@@ -353,17 +362,19 @@ pub struct ClientPoolBuilder {
 impl ClientPoolBuilder {
     connection_options!();
 
-    /// Gives each caller a connection to itself, as Go's `sync.Pool` of connections does: for servers that keep state by
-    /// connection, or that bound what one connection may use. Default: connections are [shared](ClientPool#how-many-connections).
+    /// Gives each caller a connection to itself, as a Go `sync.Pool` of connections does: for servers that
+    /// keep state by connection, or that limit what one connection may use. Default: callers
+    /// [share](ClientPool#how-many-connections) connections.
     ///
-    /// With many callers at once it costs throughput: each socket is read, written and driven by itself.
+    /// With many callers at once it costs throughput, because each socket is read and written by itself.
     pub fn exclusive(mut self) -> Self {
         self.exclusive = true;
         self
     }
 
-    /// At most this many sockets at once. When there are so many, callers share them, also in an
-    /// [exclusive](Self::exclusive) pool. Default: no limit, but for how many are [needed](ClientPool#how-many-connections).
+    /// At most this many sockets at once; callers share them, also in an
+    /// [exclusive](Self::exclusive) pool. Default: no limit beyond what the load
+    /// [needs](ClientPool#how-many-connections).
     ///
     /// A connection that takes no new calls (the server told it to go away, or does not serve, or it is
     /// [old](Self::max_connection_age)) does not count while its last ones run out.

@@ -14,7 +14,7 @@ pub struct ClientPoolStats {
     pub made: u64,
     /// Gets that were served with a connection that the pool held.
     pub reused: u64,
-    /// Gets for which the pool held no connection, and that were served with one that others had.
+    /// Gets for which the pool held no connection, and that got one that other callers had.
     pub shared: u64,
     /// Connections that the pool closed because they were broken.
     pub discarded: Discards,
@@ -22,8 +22,8 @@ pub struct ClientPoolStats {
     pub released: u64,
     /// Connections that are neither discarded nor released.
     pub alive: u64,
-    /// Handles that the pool holds now, to be lent: of a shared connection as many as it has had callers at once, so this may be
-    /// more than `alive`.
+    /// Handles that the pool holds now. It has as many handles of a shared connection as that has had
+    /// callers at once, so this may be more than `alive`.
     pub idle: usize,
     /// Handles that guards have now.
     pub lent: usize,

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use super::driver;
 use super::health::{Health, Verdict};
 use super::membership::Membership;
-use super::shared::{News, Shared, Transport};
+use super::shared::{Shared, StateUpdate, Transport};
 use super::state::ConnectivityState;
 use crate::grpc::config::Settings;
 use crate::grpc::counters::{OpenSocket, bump};
@@ -43,16 +43,16 @@ pub(super) fn run(
     number: u64,
     settings: Arc<Settings>,
 ) -> impl Future<Output = ()> + Send + 'static {
-    let news = owner.news();
+    let updates = owner.updates();
     let retry_now = Arc::clone(&owner.retry_now);
     let guard = DialGuard { owner: Arc::downgrade(owner), number, finished: false };
     let beating = beat(Arc::downgrade(owner));
     let membership = owner.membership().cloned();
     async move {
-        let mut ended = news.clone();
+        let mut ended = updates.clone();
         let dial = async {
             match membership {
-                Some(membership) => dial_through_gate(guard, &settings, &membership, news).await,
+                Some(membership) => dial_through_gate(guard, &settings, &membership, updates).await,
                 None => {
                     let mut guard = guard;
                     let mut pauses = Pauses::new(settings.tuning.backoff);
@@ -63,7 +63,7 @@ pub(super) fn run(
                             Some(pause) => (pause, lost_at_once(&settings)),
                             None => {
                                 let pause = pauses.next();
-                                match attempts_caught(&guard, &settings, None, pause, &news).await {
+                                match attempts_caught(&guard, &settings, None, pause, &updates).await {
                                     Ok(_) => return guard.finish(),
                                     Err(error) => (pause, error),
                                 }
@@ -108,15 +108,15 @@ async fn dial_through_gate(
     mut guard: DialGuard,
     settings: &Arc<Settings>,
     membership: &Membership,
-    news: watch::Receiver<News>,
+    updates: watch::Receiver<StateUpdate>,
 ) {
     let error = match socket_permit(settings, membership).await {
         Err(error) => error,
-        Ok(place) => match membership.server.gate.enter().await {
+        Ok(permit) => match membership.server.gate.enter().await {
             Entry::Failed(error) => error,
             Entry::Turn(turn) => {
-                let pooled = Pooled { membership, place, turn: &turn };
-                let result = attempts_caught(&guard, settings, Some(pooled), Duration::ZERO, &news).await;
+                let pooled = Pooled { membership, permit, turn: &turn };
+                let result = attempts_caught(&guard, settings, Some(pooled), Duration::ZERO, &updates).await;
                 match result {
                     Ok(Ok(())) => return guard.finish(),
                     // The connection is up and stays; to the others it is an outage as any.
@@ -143,7 +143,7 @@ async fn dial_through_gate(
     }
 }
 
-/// Before the gate, so that who waits for a place holds no turn: it is free at once, but for the moment in which a closed
+/// Taken before the gate, so that a dial that waits for a permit holds no turn. The permit is free at once, except while a closed
 /// socket goes, or where somebody holds on to a connection that is not his.
 async fn socket_permit(
     settings: &Settings,
@@ -170,7 +170,7 @@ fn timed_out(what: String) -> io::Error {
 /// What a connection of a pool brings to its attempt.
 struct Pooled<'a> {
     membership: &'a Membership,
-    place: Option<OwnedSemaphorePermit>,
+    permit: Option<OwnedSemaphorePermit>,
     turn: &'a Turn<'a>,
 }
 
@@ -212,8 +212,8 @@ async fn beat(owner: Weak<Shared>) {
 }
 
 /// Returns when the connection is shut down, or its last handle is gone (the channel's sender is in it).
-async fn shut_down(news: &mut watch::Receiver<News>) {
-    let _ = news.wait_for(|news| news.state == ConnectivityState::Shutdown).await;
+async fn shut_down(updates: &mut watch::Receiver<StateUpdate>) {
+    let _ = updates.wait_for(|update| update.state == ConnectivityState::Shutdown).await;
 }
 
 /// Why an attempt brought no connection.
@@ -236,14 +236,14 @@ async fn attempts_caught(
     settings: &Arc<Settings>,
     pooled: Option<Pooled<'_>>,
     backoff: Duration,
-    news: &watch::Receiver<News>,
+    updates: &watch::Receiver<StateUpdate>,
 ) -> Result<Verdict, Error> {
     let panicked = |text: String| Error::Dial {
         target: Arc::clone(&settings.target.text),
         phase: DialPhase::Connect,
         source: Arc::new(io::Error::other(text)),
     };
-    runtime::caught(attempts(guard, settings, pooled, backoff, news), panicked).await?
+    runtime::caught(attempts(guard, settings, pooled, backoff, updates), panicked).await?
 }
 
 /// An attempt; and another, within its time, if that is lost: that is no failure, but a connection that was Ready for no
@@ -253,13 +253,13 @@ async fn attempts(
     settings: &Arc<Settings>,
     mut pooled: Option<Pooled<'_>>,
     backoff: Duration,
-    news: &watch::Receiver<News>,
+    updates: &watch::Receiver<StateUpdate>,
 ) -> Result<Verdict, Error> {
     let budget = settings.tuning.connect_timeout.unwrap_or_else(|| ATTEMPT.max(backoff));
     let deadline = Instant::now() + budget.min(YEAR);
     let mut lost = false;
     loop {
-        match attempt(guard, settings, pooled.as_mut(), budget, deadline, news.clone()).await {
+        match attempt(guard, settings, pooled.as_mut(), budget, deadline, updates.clone()).await {
             Ok(verdict) => return Ok(verdict),
             Err(Missed::Lost(_)) if !lost => lost = true,
             Err(Missed::Lost(error) | Missed::Failed(error)) => return Err(error),
@@ -275,7 +275,7 @@ async fn attempt(
     pooled: Option<&mut Pooled<'_>>,
     budget: Duration,
     deadline: Instant,
-    news: watch::Receiver<News>,
+    updates: watch::Receiver<StateUpdate>,
 ) -> Result<Verdict, Missed> {
     let (link, server, way) = {
         let owner = guard.owner.upgrade().ok_or(Error::Closed)?;
@@ -327,19 +327,19 @@ async fn attempt(
     if let (Some(pooled), Ok(())) = (&pooled, &verdict) {
         pooled.turn.succeeded();
     }
-    let mut no_place = None;
-    let place = pooled.map_or(&mut no_place, |pooled| &mut pooled.place);
+    let mut no_permit = None;
+    let permit = pooled.map_or(&mut no_permit, |pooled| &mut pooled.permit);
     // Before others may see the link.
-    link.swap_place(place);
+    link.swap_permit(permit);
     if let Err(missed) =
         owner.connected(guard.number, Transport { send, link: Arc::clone(&link) }, verdict.clone())
     {
         // For another attempt.
-        link.swap_place(place);
+        link.swap_permit(permit);
         return Err(missed);
     }
     cut.disarm();
-    tokio::spawn(driver::drive(conn, Arc::downgrade(&owner), link, Arc::clone(settings), health, news));
+    tokio::spawn(driver::drive(conn, Arc::downgrade(&owner), link, Arc::clone(settings), health, updates));
     Ok(verdict)
 }
 

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::health::{self, Health};
-use super::shared::{News, Shared};
+use super::shared::{Shared, StateUpdate};
 use crate::grpc::config::Settings;
 use crate::grpc::error::with_causes;
 use crate::grpc::link::one_task::OneTask;
@@ -36,7 +36,7 @@ pub(super) async fn drive(
     link: Arc<Link>,
     settings: Arc<Settings>,
     health: Option<Box<Health>>,
-    mut news: watch::Receiver<News>,
+    mut updates: watch::Receiver<StateUpdate>,
 ) {
     let hyper = async {
         let conn = poll_fn(|cx| {
@@ -49,12 +49,12 @@ pub(super) async fn drive(
         std::future::pending::<()>().await
     };
     tokio::pin!(hyper);
-    let health = health::follow(health, &owner, &link, news.clone());
+    let health = health::follow(health, &owner, &link, updates.clone());
     let end = async {
         tokio::select! {
             biased;
             _ = link.reached(LinkPhase::Vacant) => {}
-            () = released(&mut news, &link) => {}
+            () = released(&mut updates, &link) => {}
             () = idle(&owner, &link, settings.tuning.idle_timeout) => {}
             () = grow_old(&owner, &link, settings.tuning.max_connection_age) => {}
             () = health => {}
@@ -101,8 +101,8 @@ async fn idle(owner: &Weak<Shared>, link: &Link, timeout: Option<Duration>) {
 }
 
 /// Returns when the connection's last handle is gone, or it was closed with a grace; which, says the link.
-async fn released(news: &mut watch::Receiver<News>, link: &Link) {
-    while !link.is_doomed() && news.changed().await.is_ok() {}
+async fn released(updates: &mut watch::Receiver<StateUpdate>, link: &Link) {
+    while !link.is_doomed() && updates.changed().await.is_ok() {}
 }
 
 /// Makes room for another link when this one has lived for its time, give or take a tenth: calls that run on it may end.

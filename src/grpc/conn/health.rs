@@ -29,7 +29,7 @@ use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 use tower_service::Service;
 
-use super::shared::{News, Shared};
+use super::shared::{Shared, StateUpdate};
 use crate::grpc::config::Settings;
 use crate::grpc::dial::backoff::Pauses;
 use crate::grpc::error::{Error, HealthError};
@@ -220,7 +220,7 @@ pub(super) async fn follow(
     health: Option<Box<Health>>,
     owner: &Weak<Shared>,
     link: &Link,
-    mut news: watch::Receiver<News>,
+    mut updates: watch::Receiver<StateUpdate>,
 ) {
     if let Some(mut health) = health {
         let tell = async move {
@@ -235,7 +235,7 @@ pub(super) async fn follow(
         let until_retired = Box::pin(async move {
             tokio::select! {
                 biased;
-                () = retired(owner, link, &mut news) => {}
+                () = retired(owner, link, &mut updates) => {}
                 () = tell => {}
             }
         });
@@ -245,8 +245,8 @@ pub(super) async fn follow(
 }
 
 /// Returns when no call goes to the link any more.
-async fn retired(owner: &Weak<Shared>, link: &Link, news: &mut watch::Receiver<News>) {
-    while owner.upgrade().is_some_and(|owner| owner.is_current(link.id)) && news.changed().await.is_ok() {}
+async fn retired(owner: &Weak<Shared>, link: &Link, updates: &mut watch::Receiver<StateUpdate>) {
+    while owner.upgrade().is_some_and(|owner| owner.is_current(link.id)) && updates.changed().await.is_ok() {}
 }
 
 /// The link as a service: requests go out on it or nowhere.

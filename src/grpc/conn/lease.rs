@@ -104,7 +104,7 @@ impl CallGuard {
     }
 
     async fn wait_for_slot(&self) -> bool {
-        let mut news = self.owner.news();
+        let mut updates = self.owner.updates();
         let slot = self.link.slots.take();
         tokio::pin!(slot);
         // Looked at after the subscription: no change is missed.
@@ -113,7 +113,7 @@ impl CallGuard {
                 biased;
                 () = &mut slot => return true,
                 // The sender is in `owner`: no error.
-                _ = news.changed() => {}
+                _ = updates.changed() => {}
             }
         }
         false

@@ -126,7 +126,7 @@ impl ClientConn {
     ///
     /// Outside of a tokio runtime there is nothing to dial on: the dial begins with the next call.
     pub fn connect(&self) {
-        // The errors are told by the next call; NoRuntime and Closed are no news here.
+        // The next call returns the error.
         let _ = self.shared.dial();
     }
 
@@ -134,15 +134,16 @@ impl ClientConn {
     ///
     /// States that come and go while the task is not polled may be missed. Needs no runtime of its own. Cancel safe.
     pub async fn wait_for_state_change(&self, from: ConnectivityState) -> ConnectivityState {
-        let mut news = self.shared.news();
+        let mut updates = self.shared.updates();
         loop {
-            // Not what the news says, which is told a moment after: nobody may see an older state than they have seen before.
+            // Not the state in the update, which arrives a moment later: no caller may see an older state
+            // than one that it has seen before.
             let state = self.state();
             if state != from {
                 return state;
             }
             // The sender is in `self`: no error.
-            let _ = news.changed().await;
+            let _ = updates.changed().await;
         }
     }
 

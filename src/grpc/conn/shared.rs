@@ -62,7 +62,7 @@ pub(crate) struct Shared {
     /// Mirror of `inner.phase`, for `state()`.
     state: AtomicU8,
     inner: Mutex<Inner>,
-    news: watch::Sender<News>,
+    updates: watch::Sender<StateUpdate>,
     /// Ends the pause between two attempts.
     pub(super) retry_now: Arc<Notify>,
     /// Whether a pool has discarded this; set once.
@@ -111,12 +111,13 @@ impl Drop for Waiting<'_> {
 
 /// What the watch channel carries.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct News {
+pub(super) struct StateUpdate {
     pub(super) state: ConnectivityState,
-    /// Whether more news will come by themselves: of a dial, or of the server's health.
+    /// Whether another update follows without a further event from this side: of a dial, or of the
+    /// server's health.
     dialing: bool,
     attempts: u64,
-    update: u64,
+    number: u64,
 }
 
 /// A live connection, as a call needs it.
@@ -149,7 +150,7 @@ impl Shared {
                 last_link: 0,
                 links: Vec::new(),
             }),
-            news: watch::Sender::new(News { state, dialing: false, attempts: 0, update: 0 }),
+            updates: watch::Sender::new(StateUpdate { state, dialing: false, attempts: 0, number: 0 }),
             retry_now: Arc::new(Notify::new()),
             discarded: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
@@ -169,8 +170,8 @@ impl Shared {
         ConnectivityState::from_u8(self.state.load(Ordering::Acquire))
     }
 
-    pub(super) fn news(&self) -> watch::Receiver<News> {
-        self.news.subscribe()
+    pub(super) fn updates(&self) -> watch::Receiver<StateUpdate> {
+        self.updates.subscribe()
     }
 
     pub(super) fn membership(&self) -> Option<&Membership> {
@@ -205,22 +206,22 @@ impl Shared {
             _ => inner.machine.current().map(|up| life(&up.transport.link)),
         };
         inner.updates += 1;
-        let news = News {
+        let update = StateUpdate {
             state: effects.to,
             dialing: inner.machine.is_in_progress(),
             attempts: inner.machine.attempts(),
-            update: inner.updates,
+            number: inner.updates,
         };
         self.publish_streams(&inner);
         if effects.start_dial {
             self.dial_runs();
         }
-        self.state.store(news.state as u8, Ordering::Release);
+        self.state.store(update.state as u8, Ordering::Release);
         drop(inner);
-        self.news.send_if_modified(|published| {
-            let newer = news.update > published.update;
+        self.updates.send_if_modified(|published| {
+            let newer = update.number > published.number;
             if newer {
-                *published = news;
+                *published = update;
             }
             newer
         });
@@ -361,9 +362,9 @@ impl Shared {
                 Found::Nothing { attempts } => attempts,
             };
             self.dial()?;
-            let outcome = move |news: &News| {
-                let over = matches!(news.state, ConnectivityState::Ready | ConnectivityState::Shutdown);
-                over || news.attempts != seen || !news.dialing
+            let outcome = move |update: &StateUpdate| {
+                let over = matches!(update.state, ConnectivityState::Ready | ConnectivityState::Shutdown);
+                over || update.attempts != seen || !update.dialing
             };
             Box::pin(self.wait_for_dial(outcome)).await;
             match self.try_lease(Some(seen)) {
@@ -387,8 +388,9 @@ impl Shared {
             }
             // In a pool a dial ends with each failure; the gate paces those that follow.
             self.dial()?;
-            let settled = |news: &News| {
-                matches!(news.state, ConnectivityState::Ready | ConnectivityState::Shutdown) || !news.dialing
+            let settled = |update: &StateUpdate| {
+                matches!(update.state, ConnectivityState::Ready | ConnectivityState::Shutdown)
+                    || !update.dialing
             };
             let now = Box::pin(self.wait_for_dial(settled)).await;
             in_vain = if now == attempts { in_vain + 1 } else { 0 };
@@ -400,15 +402,15 @@ impl Shared {
     /// Waits until `settled`, and returns how many attempts there have been. To be called on a runtime with timers.
     ///
     /// A dial whose task is not polled, because its runtime rests, is given up: who waits for it dials anew. Cancel safe.
-    async fn wait_for_dial(&self, settled: impl Fn(&News) -> bool) -> Option<u64> {
-        let mut news = self.news();
+    async fn wait_for_dial(&self, settled: impl Fn(&StateUpdate) -> bool) -> Option<u64> {
+        let mut updates = self.updates();
         let mut pause = UNDRIVEN;
         loop {
             let dials = self.inner.lock().machine.dial().is_some();
             tokio::select! {
                 biased;
                 // The sender is in `self`: no error.
-                news = news.wait_for(|news| settled(news)) => return news.ok().map(|news| news.attempts),
+                update = updates.wait_for(|update| settled(update)) => return update.ok().map(|update| update.attempts),
                 () = tokio::time::sleep(pause), if dials => self.give_up_resting_dial(),
             }
             // One that runs for so long hardly rests later; who waits for a long time is not to be woken each second.

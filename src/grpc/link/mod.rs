@@ -141,9 +141,9 @@ pub(crate) struct Link {
     goaway: OnceLock<String>,
     /// What the socket's last read said, if it was the end, or a write that failed: whichever came first.
     pub(super) end: OnceLock<io::Error>,
-    /// The place among the pool's sockets, where those are limited; given back with the socket, or when only its last calls
+    /// The permit for a socket, where the pool's sockets are limited; released with the socket, or when only its last calls
     /// run on it.
-    place: Mutex<Option<OwnedSemaphorePermit>>,
+    permit: Mutex<Option<OwnedSemaphorePermit>>,
 }
 
 impl Link {
@@ -176,7 +176,7 @@ impl Link {
             carried_a_call: AtomicBool::new(false),
             goaway: OnceLock::new(),
             end: OnceLock::new(),
-            place: Mutex::new(None),
+            permit: Mutex::new(None),
         })
     }
 
@@ -412,8 +412,8 @@ impl Link {
     }
 
     /// The socket counts among its pool's, or no longer does.
-    pub(in crate::grpc) fn swap_place(&self, place: &mut Option<OwnedSemaphorePermit>) {
-        std::mem::swap(&mut *self.place.lock(), place);
+    pub(in crate::grpc) fn swap_permit(&self, permit: &mut Option<OwnedSemaphorePermit>) {
+        std::mem::swap(&mut *self.permit.lock(), permit);
     }
 
     /// Since when no call has run; `None` while one does.
@@ -459,7 +459,7 @@ impl Link {
     fn drain(&self, why: &str) {
         if self.advance(LinkPhase::Draining) {
             // The pool may open another socket now, while this one's calls run out.
-            self.give_place_back();
+            self.release_permit();
             self.report(Report::Down(why.to_owned()));
         }
     }
@@ -473,27 +473,27 @@ impl Link {
     }
 
     /// The permit's drop wakes who waits for one: not under our lock.
-    fn give_place_back(&self) {
-        let place = self.place.lock().take();
-        drop(place);
+    fn release_permit(&self) {
+        let permit = self.permit.lock().take();
+        drop(permit);
     }
 
     /// To be called when no new call comes here, though the server has not said so: while its last ones run, the pool may open
     /// another socket.
     pub(crate) fn run_out(&self) {
-        // Without a call the socket closes now, and gives its place back with that.
+        // Without a call the socket closes now, and releases its permit with that.
         if self.idle_since().is_none() {
-            self.give_place_back();
+            self.release_permit();
         }
     }
 
     /// To be called when the driver is not polled any more: the socket may stay open for ever, and does not count.
     pub(in crate::grpc) fn give_up(&self) {
-        self.give_place_back();
+        self.release_permit();
     }
 
     pub(super) fn on_close(&self) {
-        self.give_place_back();
+        self.release_permit();
         if self.advance(LinkPhase::Closed) {
             self.report(Report::Down("the socket closed".to_owned()));
         }
