@@ -46,7 +46,7 @@ impl Deadline {
     }
 }
 
-/// How long a call must have waited for its server to be told of less time than its caller allowed.
+/// How long a call must have waited before the timeout that the server gets is shortened.
 const WORTH_TELLING: Duration = Duration::from_millis(1);
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");

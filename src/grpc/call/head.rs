@@ -1,4 +1,4 @@
-//! The head of a request: what of it is kept for another attempt; and what a response's head says of who has answered.
+//! The head of a request: what of it is kept for another attempt; and whether a response's head is that of a gRPC server.
 
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
@@ -33,7 +33,7 @@ impl KeptHead {
         kept
     }
 
-    /// With its method and headers; whither, says the next attempt.
+    /// With its method and headers; the next attempt sets the URI.
     #[cold]
     pub(super) fn again(&self) -> Parts {
         let (mut head, ()) = Request::new(()).into_parts();

@@ -139,7 +139,7 @@ async fn unless_it_rests<T>(
 }
 
 /// Sends the request on a connection, and again when it is certain that it was not processed: it came back unsent, the server
-/// refused it, or took leave without it.
+/// refused it, or its GOAWAY did not cover it.
 ///
 /// One function, and a deadline for each of its two waits instead of one around all: futures in futures hold what they are
 /// given more than once, and this one is moved into its box for each call.

@@ -70,7 +70,7 @@ pub(super) fn run(
                             }
                         };
                         let Some(owner) = guard.owner.upgrade().filter(|_| guard.is_wanted()) else { return };
-                        // Before the failure is told: who hears of it and asks for a retry at once is heard.
+                        // Before the failure is published: a retry that is requested upon it is not missed.
                         let retry_now = retry_now.notified();
                         tokio::pin!(retry_now);
                         retry_now.as_mut().enable();
@@ -359,7 +359,7 @@ impl Drop for KillOnDrop {
     }
 }
 
-/// What the server says of its health, if it is to be asked; else that is taken for good.
+/// The server's first report of its health. Without a health check the server counts as serving.
 async fn first_word(
     settings: &Arc<Settings>,
     send: &SendRequest<RequestBody>,

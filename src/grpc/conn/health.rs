@@ -4,7 +4,7 @@
 //!   are the driver's, as long as calls go to the link.
 //! * It sends through hyper itself, so it is no handle of the connection and no call of the link: what waits for the last of
 //!   those does not wait for it. It ends when the link is retired, for whatever reason: its stream would keep the socket open,
-//!   and a server that takes leave waits for the last stream.
+//!   and a server that shuts down waits for the last stream.
 //! * `Watch` is asked first. A server that lacks it is asked by `Check`, again and again; one that lacks that, too, counts as
 //!   serving. Any other failure is an answer, not serving, and the server is asked again.
 
@@ -42,7 +42,7 @@ use crate::primitive::{Arc, Weak};
 /// From one `Check` to the next. Also the longest that one may take, but for the first, which has the dial's whole time.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Whether the server serves; if not, what calls are told.
+/// Whether the server serves; if not, the error that calls get.
 pub(super) type Verdict = Result<(), Error>;
 
 /// Asks the server at the other end of one link how it is.
@@ -109,7 +109,7 @@ impl Health {
                 // A stream may hear of the connection's end before hyper's part does, which is polled in between.
                 yield_now().await;
                 if self.link.send.is_closed() {
-                    // The end of the link is not for us to tell.
+                    // The link reports its end itself.
                     std::future::pending::<()>().await;
                 }
             }

@@ -47,9 +47,10 @@ pub(in crate::grpc) struct Elsewhere {
 #[derive(Debug)]
 pub(in crate::grpc) struct Callers {
     now: AtomicU32,
-    /// Above so many, one who comes back is to go elsewhere the next time.
+    /// A handle that comes back is dropped while there are more than this, so that its caller's next get
+    /// finds another connection.
     cap: AtomicU32,
-    /// So are so many of those who come back, whatever the cap.
+    /// So many more of the handles that come back are dropped, whatever the cap.
     unwelcome: AtomicU32,
 }
 

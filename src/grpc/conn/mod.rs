@@ -43,10 +43,10 @@ use crate::primitive::Arc;
 /// again after a pause that grows from 1 s to 120 s, until it succeeds, is closed, or no call has come for the idle timeout; with
 /// [`WaitForReady`](super::WaitForReady) they wait. (In a pool it dials again with its
 /// next call, when the pool's gate lets it through, and that call waits.) A connection that is lost (closed by
-/// the server, told to go away, unused for the idle timeout) is Idle; one that is lost with the server's SETTINGS is dialled
+/// the server, told to go away, unused for the idle timeout) is Idle; one that is lost with the server's SETTINGS is dialed
 /// again at once, and is a failed attempt if that happens twice; so are connections that are lost one after the other within a
 /// second of SETTINGS and have carried no call, from the second on. [`close`](Self::close) is
-/// [`Shutdown`](ConnectivityState::Shutdown), for good.
+/// [`Shutdown`](ConnectivityState::Shutdown), permanently.
 ///
 /// The addresses of a host are tried beside each other (RFC 8305); the first that connects is the attempt's. If TLS or HTTP/2 fail on
 /// it, the next attempt begins with the next address.
@@ -76,7 +76,7 @@ use crate::primitive::Arc;
 /// # Handles
 ///
 /// Clones are handles of the same connection, and so are calls under way and response bodies. When the last one is
-/// dropped the connection takes leave of the server and closes its socket, within a second; `close` cuts it, at once or after the
+/// dropped the connection sends GOAWAY and closes its socket, within a second; `close` cuts it, at once or after the
 /// [grace](ClientConnBuilder::close_grace).
 ///
 /// # Runtimes
@@ -85,7 +85,7 @@ use crate::primitive::Arc;
 /// [`Error::NoRuntime`]. A dial runs on the runtime of the call that asked for it, which needs
 /// its I/O and time drivers on: without them it fails with [`Error::RuntimeLacks`], which names the one that is missing. When that
 /// runtime ends, the connection is Idle, and the next call dials on its own.
-/// A runtime that still exists but no longer runs (a current-thread one after its `block_on`) cannot be told
+/// A runtime that still exists but no longer runs (a current-thread one after its `block_on`) cannot be distinguished
 /// from a slow one: calls that it has been given wait. When one has waited for a second, the connection is given up, and the
 /// next call dials on its own runtime.
 ///
@@ -155,7 +155,7 @@ impl ClientConn {
         self.shared.retry_now.notify_waiters();
     }
 
-    /// Shuts the connection down, for good: calls that wait or come later fail with [`Error::Closed`]. Those that run may
+    /// Shuts the connection down, permanently: calls that wait or come later fail with [`Error::Closed`]. Those that run may
     /// end within the [grace](ClientConnBuilder::close_grace), which is none by default, and then break off with the same
     /// error; the socket closes. All handles are affected. Does not wait.
     pub fn close(&self) {

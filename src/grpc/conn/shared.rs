@@ -166,7 +166,7 @@ impl Shared {
 
     #[inline]
     pub(crate) fn state(&self) -> ConnectivityState {
-        // Acquire: who sees Ready also sees what led to it.
+        // Acquire: a thread that sees Ready also sees what led to it.
         ConnectivityState::from_u8(self.state.load(Ordering::Acquire))
     }
 
@@ -401,7 +401,7 @@ impl Shared {
 
     /// Waits until `settled`, and returns how many attempts there have been. To be called on a runtime with timers.
     ///
-    /// A dial whose task is not polled, because its runtime rests, is given up: who waits for it dials anew. Cancel safe.
+    /// A dial whose task is not polled, because its runtime rests, is given up, and the callers that wait for it dial anew. Cancel safe.
     async fn wait_for_dial(&self, settled: impl Fn(&StateUpdate) -> bool) -> Option<u64> {
         let mut updates = self.updates();
         let mut pause = UNDRIVEN;
@@ -413,7 +413,8 @@ impl Shared {
                 update = updates.wait_for(|update| settled(update)) => return update.ok().map(|update| update.attempts),
                 () = tokio::time::sleep(pause), if dials => self.give_up_resting_dial(),
             }
-            // One that runs for so long hardly rests later; who waits for a long time is not to be woken each second.
+            // A dial that has run for so long hardly rests later, and a caller that waits for long is not to be
+            // woken each second.
             pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
         }
     }
@@ -560,7 +561,8 @@ impl Shared {
         self.inner.lock().machine.ready().map(|up| up.transport.link.limit())
     }
 
-    /// The same, and for one that is not Ready what other connections to its server have been told. Takes no lock.
+    /// The same; for a connection that is not Ready, the limit that the server has announced on other
+    /// connections. Takes no lock.
     pub(in crate::grpc) fn expected_streams(&self, state: ConnectivityState) -> Option<u32> {
         match state {
             ConnectivityState::Ready => Some(self.streams.load(Ordering::Relaxed)),
@@ -742,7 +744,7 @@ enum Running {
     IsCut,
     /// It is closed: their links' drivers cut them when the grace is over.
     HasGrace,
-    /// It is discarded: they run on links that the server told to go away. Who waits for a dial is told why the last one
+    /// It is discarded: they run on links that got a GOAWAY. A call that waits for a dial gets the reason why the last one
     /// failed.
     MayEnd,
 }

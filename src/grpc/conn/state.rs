@@ -29,7 +29,7 @@ pub enum ConnectivityState {
     /// The last attempt failed. The state stays through later attempts until one succeeds. Or there is a connection, but the
     /// server says that it does not serve.
     TransientFailure,
-    /// Closed on this side, for good.
+    /// Closed on this side, permanently.
     Shutdown,
 }
 

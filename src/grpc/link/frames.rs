@@ -67,9 +67,9 @@ pub(crate) struct FrameReader {
     skip: usize,
     /// Whether a whole frame header has been read before.
     begun: bool,
-    /// What to tell when the current frame, a SETTINGS frame, has been passed over.
+    /// What to report when the current frame, a SETTINGS frame, has passed.
     settings: Option<Settings>,
-    /// Whether to tell of an answer then.
+    /// Whether to report an answer then.
     answer: bool,
     /// The start of the current frame's payload, if it is a GOAWAY.
     goaway: Option<Vec<u8>>,

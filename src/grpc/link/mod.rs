@@ -99,7 +99,7 @@ pub(crate) struct Link {
     /// Whether there are any. Relaxed: written and read by the task that drives the link.
     has_reports: AtomicBool,
     phase: watch::Sender<LinkPhase>,
-    /// Whether it has been Open: who waits for that may see only what came after.
+    /// Whether it has been Open: a task that waits for that may see only a later phase.
     opened: AtomicBool,
     killed: AtomicBool,
     /// Whether the connection was closed with a grace, at whose end this is killed.
@@ -232,7 +232,7 @@ impl Link {
         self.waker.wake();
     }
 
-    /// To be called before the connection's shutdown is told: the driver looks when it hears of that.
+    /// To be called before the connection's shutdown is published: the driver looks at this then.
     pub(crate) fn doom(&self) {
         self.doomed.store(true, Ordering::Release);
     }
@@ -247,7 +247,7 @@ impl Link {
 
     /// To be called under the owner's lock: see `calls`.
     pub(crate) fn begin_call(&self) {
-        // Relaxed: the owner's lock orders it for those who look for zero.
+        // Relaxed: the owner's lock orders it for the code that looks for zero.
         self.calls.fetch_add(1, Ordering::Relaxed);
         // Relaxed: under the owner's lock, too, and read there. Looked at first, so that the line is not written twice.
         if !self.carried_a_call.load(Ordering::Relaxed) {
@@ -283,8 +283,8 @@ impl Link {
 
     pub(crate) fn end_call(&self) {
         self.last_call.store(self.age_ms(), Ordering::Relaxed);
-        // Release, at least: who reads the zero (Acquire, in `idle_since`) also reads this call's end time. SeqCst, with
-        // `is_vacant`: either this sees that it is waited for, or who waits sees the zero.
+        // Release, at least: a thread that reads the zero (Acquire, in `idle_since`) also reads this call's end
+        // time. SeqCst, with `is_vacant`: either this sees that it is waited for, or the waiter sees the zero.
         if self.calls.fetch_sub(1, Ordering::SeqCst) == 1 && self.finished.load(Ordering::SeqCst) {
             self.waker.wake();
         }
@@ -296,7 +296,8 @@ impl Link {
         if self.undriven_since.load(Ordering::Relaxed) == 0 {
             self.undriven_since.store(self.age_ms().max(1), Ordering::Relaxed);
         }
-        // SeqCst, as in `end_call`: who waits in `takes_no_more` for the last call is not to hold on to this one.
+        // SeqCst, as in `end_call`: the task that waits for the last call after `takes_no_more` is not to wait for
+        // this one.
         self.unbegun.fetch_add(1, Ordering::SeqCst);
         if self.finished.load(Ordering::SeqCst) {
             self.waker.wake();
@@ -384,7 +385,7 @@ impl Link {
     }
 
     pub(in crate::grpc) fn watch(&self, watched: bool) {
-        // Relaxed: the owner looks when it is told, by way of locks.
+        // Relaxed: the owner looks when it is notified, by way of locks.
         self.watched.store(watched, Ordering::Relaxed);
         if let Some(owner) = self.owner.upgrade() {
             owner.limit_changed();
@@ -396,7 +397,7 @@ impl Link {
         self.slots.limit().saturating_sub(u32::from(self.watched.load(Ordering::Relaxed)))
     }
 
-    /// hyper takes no more requests: because of the server, or because there is nobody who could send one.
+    /// hyper takes no more requests: because of the server, or because no sender is left.
     pub(in crate::grpc) fn takes_no_more(&self) {
         self.finished.store(true, Ordering::SeqCst);
         self.drain("hyper takes no more requests");
@@ -472,7 +473,7 @@ impl Link {
         }
     }
 
-    /// The permit's drop wakes who waits for one: not under our lock.
+    /// The permit's drop wakes a dial that waits for one, which must not happen under our lock.
     fn release_permit(&self) {
         let permit = self.permit.lock().take();
         drop(permit);

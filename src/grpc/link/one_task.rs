@@ -2,7 +2,7 @@
 //!
 //! hyper drives an HTTP/2 connection with two futures: the one that it returns takes requests and begins their streams; the
 //! other, which it hands to its executor first of all, reads and writes the socket. In two tasks they are in each other's way: a
-//! caller who has its response and calls again wakes both, a runtime with more than one worker runs them side by side, and
+//! caller that has its response and calls again wakes both, a runtime with more than one worker runs them side by side, and
 //! both need the lock of h2's streams for all that they do. In one task a new request is on the socket in the poll that took
 //! it, and a wake-up of another worker, most of the time with a wait for that lock, is spared.
 //!
@@ -14,7 +14,7 @@
 //! What sends a body may wait for room that the server never gives, while the server has answered and the call is over. hyper
 //! does not look at the body then. So such a task [ends with its call](WhileCallRuns), and h2 resets the stream.
 //!
-//! When the requests' part is over, because the server took leave or nobody can send any more, it is kept up to the end of the
+//! When the requests' part is over, because the server sent GOAWAY or no sender is left, it is kept up to the end of the
 //! last call: hyper's keepalive counts the holders of its state, takes the last of the streams for that part, and would
 //! not ping for it any more. But requests that it has, and has not begun, come back only when it is dropped: these go first.
 //!
@@ -204,7 +204,7 @@ impl Future for OneTask {
         let this = &mut *self;
         this.budget.begin(this.link.calls());
         this.knock.0.begin(cx.waker());
-        // First what was asked, so that it is written at once. Either may end first, and tells the other: the requests by the
+        // First the requests, so that they are written at once. Either may end first, and wakes the other: the requests by the
         // knock, the socket by this task's waker.
         this.poll_requests(cx);
         let new = std::mem::take(&mut *this.futures.0.new.lock());

@@ -12,7 +12,7 @@
 //! as all of them, and faster than a half or an eighth; fewer cost writes, more leaves no work to overlap.
 //!
 //! *A last round without a limit.* What the server sent before it died is the callers'. But hyper reads before it writes, and gives all
-//! up when a write fails, at whatever the limit had it leave unread. So the first failure is told a round late, and that round
+//! up when a write fails, at whatever the limit had it leave unread. So the first failure is reported a round late, and that round
 //! reads all there is.
 //!
 //! All of it is done by one task at a time: the atomics are there because the tap belongs to hyper.

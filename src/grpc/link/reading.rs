@@ -49,7 +49,7 @@ fn second_reading(bytes: &[u8]) -> Vec<Event> {
     told
 }
 
-/// The number of a stream: 31 bits; the one before them is reserved, and whoever receives it looks past it.
+/// The number of a stream: 31 bits; the bit before them is reserved, and receivers ignore it.
 fn number(stream: [u8; 4]) -> u32 {
     u32::from_be_bytes(stream) & (u32::MAX >> 1)
 }

@@ -1,11 +1,11 @@
 //! The body of a request, which can be sent again, and ends when its call does.
 //!
-//! *Sent again*: the server may say that it has not processed a request (it refused the stream, or took leave with a GOAWAY that
+//! *Sent again*: the server may say that it has not processed a request (it refused the stream, or sent a GOAWAY that
 //! does not cover it), when a part of the body has been sent already. So the frames are kept as they go out, as long as they are
 //! small enough, and until the response begins. hyper gets a [`RequestBody`], a handle for one attempt; the body itself stays in
 //! the [`CallBody`] that all attempts share.
 //!
-//! *Left or not*: when the connection ends, or the server takes leave, hyper drops requests that it has taken and not sent, without a
+//! *Left or not*: when the connection ends, or the server sends GOAWAY, hyper drops requests that it has taken and not sent, without a
 //! word. HTTP/2 numbers the streams of a connection in the order in which their requests were begun, and their heads leave in
 //! that order. hyper asks each body once, just before it begins the stream, whether it is empty: so an attempt
 //! [knows](RequestBody::is_end_stream) its stream's number, and with the highest number of a head that was written
@@ -156,7 +156,7 @@ impl CallBody {
 
     /// Whether no server can have begun with the attempt, which was on this link and which hyper has given up.
     pub(in crate::grpc) fn has_not_left(&self, link: &Link) -> bool {
-        // Relaxed: both were written by the task that gave the attempt up, and told so by way of a channel.
+        // Relaxed: both were written by the task that gave the attempt up, and said so by way of a channel.
         let stream = self.stream.load(Ordering::Relaxed);
         if stream == 0 {
             return true;
@@ -195,7 +195,7 @@ impl CallBody {
 
     /// Cancels what the attempt is still sending.
     pub(in crate::grpc) fn end_attempt(&self) {
-        // Release: pairs with the Acquire of who is about to sleep; nothing but the number is passed on.
+        // Release: pairs with the Acquire of a task that is about to sleep; nothing but the number is passed on.
         self.attempt.fetch_add(1, Ordering::Release);
         self.sender.wake();
     }
@@ -330,7 +330,7 @@ impl HttpBody for RequestBody {
         }
         if let Poll::Ready(frame) = source.poll_frame(self.position, cx) {
             self.position += 1;
-            // The server is told what it is told of any call that is given up.
+            // The server gets the same reset as for any call that is given up.
             return frame.map_or(Poll::Ready(None), |frame| {
                 frame.map_or_else(|_| cancelled(), |frame| Poll::Ready(Some(Ok(frame))))
             });

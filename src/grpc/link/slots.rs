@@ -1,8 +1,8 @@
 //! The streams that one socket may carry at once: what the server's SETTINGS_MAX_CONCURRENT_STREAMS says.
 //!
-//! hyper counts, too: it keeps the requests above the limit to itself. But one that it keeps and has to give up, when the server
-//! takes leave, is lost without a word whether it had been sent. So nobody hands hyper more than the server takes, and who must
-//! wait does so here, in order, and can be sent elsewhere.
+//! hyper counts, too: it queues requests above the limit. But when the server sends GOAWAY, hyper drops
+//! its queue and does not report whether a request had been sent. So no more requests than the server
+//! allows are given to hyper; the others wait here, in order, and can be sent elsewhere.
 //!
 //! tokio's semaphore does the waiting; ours is the limit that moves. When it falls below what is out, the difference is a
 //! **debt**: places that come back are not given out again until it is paid.

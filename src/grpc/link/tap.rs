@@ -181,7 +181,7 @@ impl<Io: AsyncRead + Unpin> Tap<Io> {
 }
 
 impl<Io: AsyncWrite + Unpin> Tap<Io> {
-    /// Writes, unless a write has failed. The first failure is told when all has been read.
+    /// Writes, unless a write has failed. The first failure is reported when all has been read.
     fn write<T>(
         &mut self,
         cx: &mut Context<'_>,
