@@ -4,20 +4,20 @@
 //! its place here: with `--cfg cenote_loom` the atomics, cells and fences are loom's.
 //!
 //! * [`fence`]: the asymmetric fence, light for the many, heavy for the few.
-//! * `knock`: a waker for a part of a task.
+//! * `sub_waker`: a waker for a part of a task.
 //! * `process`: tells a forked child from its parent.
 //! * [`reclaim`]: memory that others may still be looking at, freed later.
 //! * [`thread`]: which thread this is, and what it keeps for each map.
 
 pub(crate) mod clock;
 pub(crate) mod fence;
-#[cfg(any(feature = "grpc", cenote_loom))]
-pub(crate) mod knock;
 #[cfg(not(cenote_loom))]
 pub(crate) mod process;
 pub(crate) mod reclaim;
 #[cfg(not(cenote_loom))]
 mod signal_mask;
+#[cfg(any(feature = "grpc", cenote_loom))]
+pub(crate) mod sub_waker;
 pub(crate) mod thread;
 
 #[cfg(not(cenote_loom))]

@@ -18,7 +18,7 @@
 //! last call: hyper's keepalive counts the holders of its state, takes the last of the streams for that part, and would
 //! not ping for it any more. But requests that it has, and has not begun, come back only when it is dropped: these go first.
 //!
-//! The socket's part has a [waker](Knock) of its own: the requests' part wakes it with each request, and as the task's waker
+//! The socket's part has a [waker](SubWaker) of its own: the requests' part wakes it with each request, and as the task's waker
 //! that would have the runtime poll the task once more, on whichever worker, for what this poll is about to do.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -34,7 +34,7 @@ use super::read_budget::ReadBudget;
 use super::request_body::{Attempt, RequestBody};
 use super::tap::{BoxedIo, Tap};
 use crate::primitive::atomic::{AtomicBool, Ordering};
-use crate::primitive::knock::Knock;
+use crate::primitive::sub_waker::SubWaker;
 use crate::primitive::{Arc, Mutex};
 
 type BoxFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -105,12 +105,12 @@ pub(in crate::grpc) struct OneTask {
     failure: Option<hyper::Error>,
     budget: Arc<ReadBudget>,
     link: Arc<Link>,
-    knock: Arc<Socket>,
+    socket_waker: Arc<Socket>,
     waker: Waker,
 }
 
 /// The socket's part as something to wake.
-struct Socket(Knock);
+struct Socket(SubWaker);
 
 impl Wake for Socket {
     fn wake(self: Arc<Self>) {
@@ -118,7 +118,7 @@ impl Wake for Socket {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.0.knock();
+        self.0.notify();
     }
 }
 
@@ -130,11 +130,11 @@ impl OneTask {
         budget: Arc<ReadBudget>,
         link: Arc<Link>,
     ) -> Self {
-        let knock = Arc::new(Socket(Knock::new()));
+        let socket_waker = Arc::new(Socket(SubWaker::new()));
         // The one thing that hyper's handshake spawns.
         let socket = futures.0.new.lock().pop();
         futures.0.kept.store(false, Ordering::Relaxed);
-        let waker = Waker::from(Arc::clone(&knock));
+        let waker = Waker::from(Arc::clone(&socket_waker));
         OneTask {
             requests: Some(requests),
             over: None,
@@ -143,7 +143,7 @@ impl OneTask {
             failure: None,
             budget,
             link,
-            knock,
+            socket_waker,
             waker,
         }
     }
@@ -203,20 +203,20 @@ impl Future for OneTask {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         this.budget.begin(this.link.calls());
-        this.knock.0.begin(cx.waker());
+        this.socket_waker.0.begin(cx.waker());
         // First the requests, so that they are written at once. Either may end first, and wakes the other: the requests by the
-        // knock, the socket by this task's waker.
+        // socket's waker, the socket by this task's.
         this.poll_requests(cx);
         let new = std::mem::take(&mut *this.futures.0.new.lock());
         if new.is_empty() {
-            if this.knock.0.take() {
+            if this.socket_waker.0.take() {
                 this.poll_socket();
             }
         } else {
-            this.knock.0.take();
+            this.socket_waker.0.take();
             this.poll_new(new);
-            // Whether anybody has knocked again or not: something is kept back.
-            this.knock.0.take();
+            // Whether it was notified again or not: something is kept back.
+            this.socket_waker.0.take();
             this.poll_socket();
         }
         // hyper hears of the drop, and says goodbye.
@@ -224,7 +224,7 @@ impl Future for OneTask {
             this.over = None;
         }
         this.link.deliver();
-        if this.knock.0.end() && this.socket.is_some() {
+        if this.socket_waker.0.end() && this.socket.is_some() {
             cx.waker().wake_by_ref();
         }
         match (&this.requests, &this.socket) {

@@ -1,9 +1,10 @@
-//! A waker for a part of a task: it wakes the task unless that is being polled already.
+//! A waker for a part of a task: it wakes the task unless the task is being polled already.
 //!
-//! Whoever knocks leaves a mark, then looks whether the task is being polled, and if not wakes it. The task says that it is
-//! being polled, does its work, says that it no longer is, and then looks for a mark. That is Dekker's pattern: each side writes
-//! and then reads what the other writes, with a full fence in between. So either the one who knocks finds the poll ended, and
-//! wakes the task, or the task finds the mark at its end.
+//! A waking thread sets the notified flag, then reads whether the task is being polled, and wakes it if
+//! not. The task sets the polling flag, does its work, clears the flag, and then reads the notified
+//! flag. That is Dekker's pattern: each side writes and then reads what the other writes, with a full
+//! fence in between. So either the waking thread sees that the poll has ended, and wakes the task, or the
+//! task sees the notified flag at the end of its poll.
 
 #[cfg(not(cenote_loom))]
 use futures_util::task::AtomicWaker;
@@ -14,25 +15,30 @@ use self::locked::AtomicWaker;
 use super::atomic::{AtomicBool, Ordering, fence};
 
 #[derive(Debug)]
-pub(crate) struct Knock {
+pub(crate) struct SubWaker {
     task: AtomicWaker,
     polling: AtomicBool,
-    mark: AtomicBool,
+    notified: AtomicBool,
 }
 
-impl Knock {
-    /// With a mark: the first poll is due.
+impl SubWaker {
+    /// Notified from the start: the first poll is due.
     pub(crate) fn new() -> Self {
-        Knock { task: AtomicWaker::new(), polling: AtomicBool::new(false), mark: AtomicBool::new(true) }
+        SubWaker {
+            task: AtomicWaker::new(),
+            polling: AtomicBool::new(false),
+            notified: AtomicBool::new(true),
+        }
     }
 
-    pub(crate) fn knock(&self) {
-        // Release: who takes the mark sees what it was left for, also if it was there: then another sees to the rest.
-        if self.mark.swap(true, Ordering::Release) {
+    pub(crate) fn notify(&self) {
+        // Release: the poll that takes the flag sees what was written before it was set, also if it had been set
+        // already; then the thread that set it first sees to the rest.
+        if self.notified.swap(true, Ordering::Release) {
             return;
         }
         fence(Ordering::SeqCst);
-        // Relaxed: the fence orders it behind the mark, and nothing but the flag is read.
+        // Relaxed: the fence orders it after the notified flag, and nothing but the flag is read.
         if !self.polling.load(Ordering::Relaxed) {
             self.task.wake();
         }
@@ -41,22 +47,22 @@ impl Knock {
     /// The task is being polled from here to `end`.
     pub(crate) fn begin(&self, task: &Waker) {
         self.task.register(task);
-        // Relaxed: whoever does not see it yet wakes the task once too often.
+        // Relaxed: a thread that does not see it yet wakes the task once too often.
         self.polling.store(true, Ordering::Relaxed);
     }
 
-    /// Whether somebody has knocked since the last time.
+    /// Clears the notified flag; returns whether it was set.
     pub(crate) fn take(&self) -> bool {
-        // Acquire: pairs with the Release in `knock`. A load first: most polls have another reason.
-        self.mark.load(Ordering::Relaxed) && self.mark.swap(false, Ordering::Acquire)
+        // Acquire: pairs with the Release in `notify`. A load first: most polls have another reason.
+        self.notified.load(Ordering::Relaxed) && self.notified.swap(false, Ordering::Acquire)
     }
 
-    /// Whether there is a mark, for which nobody may have woken the task.
+    /// Ends the poll; returns whether the notified flag is set, for which no thread may have woken the task.
     pub(crate) fn end(&self) -> bool {
         // Relaxed, both: the fence between them is what orders them.
         self.polling.store(false, Ordering::Relaxed);
         fence(Ordering::SeqCst);
-        self.mark.load(Ordering::Relaxed)
+        self.notified.load(Ordering::Relaxed)
     }
 }
 
@@ -106,24 +112,24 @@ mod tests {
     }
 
     #[test]
-    fn a_knock_wakes_the_task_except_while_it_is_polled() {
-        let (knock, wakes) = (Knock::new(), Arc::new(Wakes::default()));
+    fn it_wakes_the_task_except_while_that_is_polled() {
+        let (part, wakes) = (SubWaker::new(), Arc::new(Wakes::default()));
         let waker = Waker::from(Arc::clone(&wakes));
         let woken = || wakes.0.load(Ordering::Relaxed);
-        knock.begin(&waker);
-        assert!(knock.take(), "the first poll is due");
-        assert!(!knock.take());
-        knock.knock();
+        part.begin(&waker);
+        assert!(part.take(), "the first poll is due");
+        assert!(!part.take());
+        part.notify();
         assert_eq!(woken(), 0, "the poll is going on");
-        assert!(knock.end(), "and is told of it at its end");
-        knock.begin(&waker);
-        assert!(knock.take());
-        assert!(!knock.end());
-        knock.knock();
+        assert!(part.end(), "and it is reported at its end");
+        part.begin(&waker);
+        assert!(part.take());
+        assert!(!part.end());
+        part.notify();
         assert_eq!(woken(), 1);
-        knock.begin(&waker);
-        assert!(knock.take());
-        assert!(!knock.end());
+        part.begin(&waker);
+        assert!(part.take());
+        assert!(!part.end());
     }
 }
 
@@ -147,30 +153,30 @@ mod models {
         }
     }
 
-    /// Knocks, on a thread of their own, while the task is polled.
-    fn no_knock_is_lost(knocks: u32, polls: usize) {
+    /// Notifications from a thread of their own, while the task is polled.
+    fn no_notification_is_lost(notifications: u32, polls: usize) {
         loom::model(move || {
-            let knock = Arc::new(Knock::new());
+            let part = Arc::new(SubWaker::new());
             let left = Arc::new(AtomicU32::new(0));
             let due = StdArc::new(Due(AtomicBool::new(true)));
             let waker = Waker::from(StdArc::clone(&due));
             let other = {
-                let (knock, left) = (Arc::clone(&knock), Arc::clone(&left));
+                let (part, left) = (Arc::clone(&part), Arc::clone(&left));
                 loom::thread::spawn(move || {
-                    for what in 1..=knocks {
+                    for what in 1..=notifications {
                         left.store(what, Ordering::Relaxed);
-                        knock.knock();
+                        part.notify();
                     }
                 })
             };
             let mut seen = 0;
             let mut poll = || {
                 if due.0.swap(false, Ordering::Acquire) {
-                    knock.begin(&waker);
-                    if knock.take() {
+                    part.begin(&waker);
+                    if part.take() {
                         seen = left.load(Ordering::Relaxed);
                     }
-                    if knock.end() {
+                    if part.end() {
                         waker.wake_by_ref();
                     }
                 }
@@ -179,18 +185,18 @@ mod models {
             other.join().unwrap();
             // What is due is polled some time.
             (0..3).for_each(|_| poll());
-            assert_eq!(seen, knocks, "a knock that the task never heard of");
-            assert!(!due.0.load(Ordering::Relaxed), "nobody knocks any more, and the task finds no rest");
+            assert_eq!(seen, notifications, "a notification that the task never saw");
+            assert!(!due.0.load(Ordering::Relaxed), "the task is woken without a notification");
         });
     }
 
     #[test]
-    fn a_knock_during_a_poll_is_heard() {
-        no_knock_is_lost(2, 1);
+    fn a_notification_during_a_poll_is_seen() {
+        no_notification_is_lost(2, 1);
     }
 
     #[test]
-    fn a_knock_between_polls_is_heard() {
-        no_knock_is_lost(1, 2);
+    fn a_notification_between_polls_is_seen() {
+        no_notification_is_lost(1, 2);
     }
 }
