@@ -65,8 +65,9 @@
 //! | `server` | `dial` |
 //! | `conn` | `server`, `dial`, `link`; it knows its pool only as the trait `Pool` |
 //! | `call` | `conn`, `dial`, `link` |
+//! | `sizing` | `conn` |
 //! | `group` | `conn`, `server` |
-//! | `client_pool`, `stream_pool` | `call`, `conn`, `group`, `link` |
+//! | `client_pool`, `stream_pool` | `call`, `conn`, `group`, `sizing`, `link` |
 //! | `observe` | `conn`, `link` |
 //!
 //! # Pure functions
@@ -79,6 +80,7 @@
 //! | `call/verdict.rs` | whether a call that failed may be sent again, and what it fails with if not |
 //! | `call/framing.rs` | whether a response ended within a message |
 //! | `metadata.rs` | what of a peer's status tonic can decode |
+//! | `sizing.rs` | which connection takes the next caller, and how many connections a load needs |
 //! | `link/frames.rs` | what a stretch of bytes says in HTTP/2 frames |
 //! | `dial/happy_eyeballs.rs` | in which order the addresses of a host are tried |
 //! | `dial/backoff.rs` | how long the pause after a failed attempt is |
@@ -94,6 +96,9 @@
 //!   only while the server reports that it serves.
 //! * **Handles.** `ClientConn`s, calls and response bodies are strong references to a connection; tasks, sockets and pools'
 //!   lists are weak ones. So the drop of the last handle closes the socket, and a task never keeps a connection open.
+//! * **Callers.** A handle of a `ClientPool` counts as one caller of its connection from the moment of the choice until it
+//!   is dropped, whether a caller or the stock holds it. The choice and the count happen under the group's lock, so two
+//!   callers do not get the last stream of a connection. The last handle of a broken connection discards it.
 //! * **Slots.** A call has one of the link's slots from before its request is given to hyper until its response body is at
 //!   its end or dropped, so a link never has more streams than its server allows.
 //! * **Sent again.** A request is sent again only if no server can have processed it: nothing of it has left, the server
