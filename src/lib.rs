@@ -32,8 +32,8 @@
 //! A `Mutex<Vec<T>>` is a line that every thread writes to: it is fast until a second thread comes. A `thread_local!`
 //! stack is fast while its objects are small, since it copies them, but what one thread frees and another needs is stranded,
 //! and what an idle thread holds nobody can reach. [`SyncPool`] leaves objects where they are and keeps pointers to them, in a
-//! shard for each thread; full shards spill into a depot that empty ones refill from, and aging reaches every shard. A
-//! `Channel` of tonic tells no state, so a pool of them cannot know which to throw away.
+//! shard for each thread; full shards spill into a depot that empty ones refill from, and aging reaches every shard.
+//! A `Channel` of tonic does not expose its state, so a pool of channels cannot know which to discard.
 //!
 //! How the pool does it, and what proves that it is right: [`docs::internals`]. Which gRPC pool for how many servers:
 //! [`docs::balancing`].

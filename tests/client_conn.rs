@@ -150,7 +150,7 @@ async fn a_server_that_closes_before_or_right_after_settings_or_speaks_http_1_is
 }
 
 #[tokio::test]
-async fn a_server_that_takes_leave_with_its_settings_fails_calls_and_is_not_dialled_without_end() {
+async fn a_server_that_takes_leave_with_its_settings_fails_calls_and_is_not_dialed_without_end() {
     for manner in [Manner::SettingsThenFin, Manner::SettingsAndGoaway] {
         let server = RawServer::start(manner).await;
         let conn = patient(&server.target());

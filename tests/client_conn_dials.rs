@@ -26,12 +26,12 @@ const HOUR: Duration = Duration::from_secs(3600);
 /// For how long each attempt lasted at a server that says nothing, and the pause behind it.
 async fn attempts(server: &mut Pipes, number: usize) -> Vec<(Duration, Duration)> {
     let mut found = Vec::new();
-    let mut mute = server.dialled().await;
+    let mut mute = server.dialed().await;
     let mut began = Instant::now();
     for _ in 0..number {
         hung_up(&mut mute).await;
         let ended = Instant::now();
-        mute = server.dialled().await;
+        mute = server.dialed().await;
         found.push((ended - began, ended.elapsed()));
         began = Instant::now();
     }
@@ -104,7 +104,7 @@ async fn a_connection_that_is_lost_with_its_settings_is_no_failure_and_the_call_
         let conn = builder.build().unwrap();
         let states = States::of(&conn);
         let waiting = call(&conn, hello("ada"));
-        let mut first = server.dialled().await;
+        let mut first = server.dialed().await;
         first.write_all(said).await.unwrap();
         let _first = stays.then_some(first);
         let mut wire = server.accept(&[]).await;
@@ -125,10 +125,10 @@ async fn a_server_that_takes_leave_with_its_settings_each_time_is_a_failure_from
     let mut pauses = Vec::new();
     let mut last = Instant::now();
     for _ in 0..6 {
-        server.dialled().await.write_all(&WELCOME_AND_GOODBYE).await.unwrap();
+        server.dialed().await.write_all(&WELCOME_AND_GOODBYE).await.unwrap();
         pauses.push(last.elapsed());
         last = Instant::now();
-        server.dialled().await.write_all(&WELCOME_AND_GOODBYE).await.unwrap();
+        server.dialed().await.write_all(&WELCOME_AND_GOODBYE).await.unwrap();
         assert_about(last.elapsed(), Duration::ZERO);
     }
     assert_eq!(dial_failure(&failure(waiting).await).0, DialPhase::Settings);
@@ -142,7 +142,7 @@ async fn a_server_that_takes_leave_with_its_settings_each_time_is_a_failure_from
     settle().await;
     // The next dial may lose one again.
     let waiting = call(&conn, hello("ada"));
-    server.dialled().await.write_all(&WELCOME_AND_GOODBYE).await.unwrap();
+    server.dialed().await.write_all(&WELCOME_AND_GOODBYE).await.unwrap();
     let mut wire = server.accept(&[]).await;
     let (stream, _) = wire.request().await;
     wire.answer(stream, "well").await;
@@ -212,7 +212,7 @@ async fn a_connector_that_hangs_is_out_of_time_in_its_phase_and_so_is_tls() {
     let conn = builder.tls(TlsConfig::new().server_name("a")).build().unwrap();
     let start = Instant::now();
     let waits = call(&conn, hello("ada"));
-    let mute = server.dialled().await;
+    let mute = server.dialed().await;
     let status = failure(waits).await;
     assert_about(start.elapsed(), 20 * SECOND);
     assert_eq!(dial_failure(&status), (DialPhase::Tls, Some(ErrorKind::TimedOut)));
@@ -226,7 +226,7 @@ async fn a_handshake_that_drips_is_ready_in_the_end_or_out_of_time() {
         let conn = builder.connect_timeout(limit).build().unwrap();
         let states = States::of(&conn);
         conn.connect();
-        let mut wire = server.dialled().await;
+        let mut wire = server.dialed().await;
         let drip = tokio::spawn(async move {
             for byte in [0, 0, 0, SETTINGS, 0, 0, 0, 0, 0] {
                 sleep(SECOND).await;
@@ -280,7 +280,7 @@ async fn a_deadline_holds_while_a_call_waits_for_a_dial_and_the_dial_goes_on() {
         let conn = builder.wait_for_ready(patience).build().unwrap();
         let start = Instant::now();
         let waits = call(&conn, within(hello("ada"), 7 * SECOND));
-        let mute = server.dialled().await;
+        let mute = server.dialed().await;
         let status = failure(waits).await;
         assert_about(start.elapsed(), 7 * SECOND);
         assert_eq!(status.code(), Code::DeadlineExceeded);

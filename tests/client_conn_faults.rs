@@ -156,7 +156,7 @@ async fn nothing_of_a_call_is_sent_before_the_servers_settings_and_then_as_many_
         let (builder, mut server) = in_memory();
         let conn = builder.build().unwrap();
         let calls: Vec<_> = (0..150).map(|_| call(&conn, hello("ada"))).collect();
-        let mut mute = server.dialled().await;
+        let mut mute = server.dialed().await;
         // The preface, SETTINGS, a WINDOW_UPDATE: no more than this.
         let mut said = vec![0; 24];
         mute.read_exact(&mut said).await.unwrap();
@@ -189,7 +189,7 @@ async fn the_reserved_bit_before_a_streams_number_is_no_part_of_it() {
     let conn = builder.build().unwrap();
     let states = States::of(&conn);
     conn.connect();
-    let mut socket = server.dialled().await;
+    let mut socket = server.dialed().await;
     socket.write_all(&[0, 0, 0, SETTINGS, 0, 0x80, 0, 0, 0]).await.unwrap();
     settle().await;
     assert_eq!(
@@ -497,7 +497,7 @@ async fn a_goaway_below_a_stream_whose_response_has_begun_breaks_it_off_and_send
         assert_broken_off(&next(&mut replies).await.unwrap_err(), Code::Unavailable, CallPhase::Body);
         assert_eq!(conn.state(), Idle);
         tokio::time::sleep(60 * MINUTE).await;
-        assert!(server.is_empty(), "nothing is dialled for it");
+        assert!(server.is_empty(), "nothing is dialed for it");
     }
 }
 
@@ -557,7 +557,7 @@ async fn a_storm_of_connects_and_calls_shares_one_failing_dial_and_its_error() {
     };
     let first_storm = storm(&conn);
     let calls: Vec<_> = (0..100).map(|i| call(&conn, hello(&i.to_string()))).collect();
-    let socket = server.dialled().await;
+    let socket = server.dialed().await;
     first_storm.await;
     assert!(server.is_empty(), "one dial is under way");
     assert_eq!(conn.state(), Connecting);

@@ -109,7 +109,7 @@ async fn a_server_that_does_not_serve_is_a_transient_failure_and_gets_no_calls()
     assert!(!waits.is_finished());
     reporter.set_service_status("", Reported::Serving).await;
     waits.await.unwrap().unwrap();
-    assert_eq!((server.seen.accepted(), server.seen.open()), (1, 1), "and nothing else is dialled");
+    assert_eq!((server.seen.accepted(), server.seen.open()), (1, 1), "and nothing else is dialed");
 }
 
 #[tokio::test]

@@ -117,7 +117,7 @@ async fn connecting_and_settings_share_the_connect_timeout() {
     let conn = builder.connect_timeout(Duration::from_secs(5)).build().unwrap();
     let start = tokio::time::Instant::now();
     let waits = call(&conn, hello("ada"));
-    let mut mute = server.dialled().await;
+    let mut mute = server.dialed().await;
     assert_about(start.elapsed(), Duration::from_secs(3));
     let status = failure(waits).await;
     assert_about(start.elapsed(), Duration::from_secs(5));
@@ -351,7 +351,7 @@ async fn by_default_a_request_of_64_kib_in_all_is_sent_again_and_one_of_a_byte_m
                 assert_eq!(status.code(), Code::Unavailable, "{status:?}");
                 assert!(matches!(cause(&status), Error::NotProcessed { .. }), "{status:?}");
                 settle().await;
-                assert!(server.is_empty(), "nothing is dialled for it");
+                assert!(server.is_empty(), "nothing is dialed for it");
                 if !goaway {
                     // The next request is the next call's.
                     served(&conn, &mut wire).await;
@@ -370,7 +370,7 @@ async fn user_agents(conn: ClientConn, server: &mut Pipes, own: Option<&'static 
         request.metadata_mut().insert("user-agent", own.parse().unwrap());
     }
     let refused = call(&conn, request);
-    let mut connection = h2::server::handshake(server.dialled().await).await.unwrap();
+    let mut connection = h2::server::handshake(server.dialed().await).await.unwrap();
     let mut seen = Vec::new();
     for _ in 0..2 {
         let accepted = tokio::time::timeout(FOREVER, connection.accept()).await.expect("a request");

@@ -206,7 +206,7 @@ async fn a_request_that_a_goaway_covers_is_not_sent_again_when_the_socket_goes()
     assert_eq!(status.code(), Code::Unavailable);
     assert!(matches!(cause(&status), Error::Interrupted { phase: CallPhase::Response, .. }), "{status:?}");
     let no_other = tokio::time::timeout(Duration::from_millis(200), server.accept(&[])).await;
-    assert!(no_other.is_err(), "nothing is dialled for it");
+    assert!(no_other.is_err(), "nothing is dialed for it");
 }
 
 #[tokio::test]

@@ -105,7 +105,7 @@ async fn a_call_whose_attempt_takes_longer_than_the_idle_timeout_is_told_what_th
     let states = States::of(&conn);
     let start = Instant::now();
     let waiting = call(&conn, hello("ada"));
-    let _mute = server.dialled().await;
+    let _mute = server.dialed().await;
     let status = failure(waiting).await;
     assert_about(start.elapsed(), 20 * SECOND);
     assert_eq!(dial_failure(&status).0, cenote::grpc::DialPhase::Settings);
@@ -292,7 +292,7 @@ async fn without_a_grace_close_cuts_at_once_also_a_dial_and_a_pause() {
 
     let dials = builder.clone().build().unwrap();
     let waits = call(&dials, hello("ada"));
-    let mut mute = server.dialled().await;
+    let mut mute = server.dialed().await;
     dials.close();
     assert!(matches!(cause(&failure(waits).await), Error::Closed));
     hung_up(&mut mute).await;
@@ -309,7 +309,7 @@ async fn without_a_grace_close_cuts_at_once_also_a_dial_and_a_pause() {
     assert!(server.is_empty(), "it does not dial any more");
 }
 
-/// In each stage of a connection, with calls open: idle, dialling, pausing, Ready, and Ready with another link running out.
+/// In each stage of a connection, with calls open: idle, dialing, pausing, Ready, and Ready with another link running out.
 #[tokio::test(start_paused = true)]
 async fn a_connection_that_is_closed_or_dropped_leaves_no_task() {
     let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
@@ -325,7 +325,7 @@ async fn a_connection_that_is_closed_or_dropped_leaves_no_task() {
                 0 => {}
                 1 => {
                     calls.push(call(&conn, hello("ada")));
-                    mute = Some(server.dialled().await);
+                    mute = Some(server.dialed().await);
                 }
                 2 => {
                     conn.connect();

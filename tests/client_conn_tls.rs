@@ -100,7 +100,7 @@ async fn the_name_that_the_server_is_asked_for_is_the_targets_host_or_the_one_th
         let conn = builder.tls(tls).build().unwrap();
         let states = States::of(&conn);
         let first = call(&conn, hello("ada"));
-        let mut wire = Wire::over(server.accept(pipes.dialled().await).await.unwrap(), &[]).await;
+        let mut wire = Wire::over(server.accept(pipes.dialed().await).await.unwrap(), &[]).await;
         let (stream, _) = wire.request().await;
         wire.answer(stream, "well").await;
         assert_eq!(reply(first).await, "well");
@@ -118,7 +118,7 @@ async fn a_server_that_does_not_agree_on_http_2_fails_the_dial_and_hears_nothing
         let conn = builder.tls(authority.trusted().server_name("a")).build().unwrap();
         let states = States::of(&conn);
         let first = call(&conn, hello("ada"));
-        let accepted = server.accept(pipes.dialled().await).await;
+        let accepted = server.accept(pipes.dialed().await).await;
         let status = failure(first).await;
         match accepted {
             // It has no opinion: that is no agreement.
@@ -151,7 +151,7 @@ async fn a_certificate_of_another_authority_or_name_is_a_transient_failure_and_n
         let conn = builder.tls(trusted.trusted().server_name(name)).build().unwrap();
         let states = States::of(&conn);
         let first = call(&conn, hello("ada"));
-        let accepted = server.accept(pipes.dialled().await).await;
+        let accepted = server.accept(pipes.dialed().await).await;
         assert!(accepted.is_err(), "the client does not complete the handshake");
         let status = failure(first).await;
         let TlsError::InvalidCertificate(why) = tls_error(&status) else { panic!("{status:?}") };
@@ -174,7 +174,7 @@ async fn a_handshake_that_stalls_is_a_transient_failure_when_the_attempts_time_i
     let states = States::of(&conn);
     let start = Instant::now();
     let first = call(&conn, hello("ada"));
-    let mut mute = pipes.dialled().await;
+    let mut mute = pipes.dialed().await;
     assert_about(start.elapsed(), 3 * SECOND);
     assert_eq!(dial_failure(&failure(first).await), (DialPhase::Tls, Some(ErrorKind::TimedOut)));
     assert_about(start.elapsed(), 5 * SECOND);
@@ -194,7 +194,7 @@ async fn connecting_tls_and_settings_share_the_time_of_one_attempt() {
     let states = States::of(&conn);
     let start = Instant::now();
     let first = call(&conn, hello("ada"));
-    let socket = pipes.dialled().await;
+    let socket = pipes.dialed().await;
     sleep(2 * SECOND).await;
     let _mute = server.accept(socket).await.unwrap();
     assert_about(start.elapsed(), 4 * SECOND);

@@ -177,7 +177,7 @@ async fn an_owned_guard_moves_into_a_task_and_its_connection_comes_back() {
 // ── release ──
 
 #[tokio::test]
-async fn ageing_twice_closes_the_sockets_of_unused_connections_and_cuts_no_running_call() {
+async fn aging_twice_closes_the_sockets_of_unused_connections_and_cuts_no_running_call() {
     let server = TonicServer::start();
     let seen = Arc::clone(&server.seen);
     let pool = ClientPool::builder(server.target()).exclusive().build().unwrap();
@@ -202,7 +202,7 @@ async fn ageing_twice_closes_the_sockets_of_unused_connections_and_cuts_no_runni
 }
 
 #[tokio::test]
-async fn a_connection_in_use_between_two_ageings_stays() {
+async fn a_connection_in_use_between_two_agings_stays() {
     let server = TonicServer::start();
     let pool = ClientPool::new(server.target()).unwrap();
     for _ in 0..10 {
@@ -263,7 +263,7 @@ async fn the_idle_timeout_closes_the_sockets_of_connections_that_the_pool_holds(
     assert_eq!(pool.stats().open, 0);
     greet(&pool).await.unwrap();
     let stats = pool.stats();
-    assert_eq!((stats.made, stats.dials), (1, 2), "the connection dialled again");
+    assert_eq!((stats.made, stats.dials), (1, 2), "the connection dialed again");
 }
 
 // ── the limit ──
@@ -314,7 +314,7 @@ async fn at_the_limit_of_an_exclusive_pool_the_last_to_give_a_connection_back_pu
 }
 
 #[tokio::test]
-async fn at_the_limit_a_neighbours_broken_connection_is_not_closed_under_its_holder() {
+async fn at_the_limit_a_neighbors_broken_connection_is_not_closed_under_its_holder() {
     let server = TonicServer::start();
     let pool = ClientPool::builder(server.target()).max_connections(1).build().unwrap();
     let mut held = pool.get();
@@ -395,7 +395,7 @@ async fn at_the_limit_a_connection_that_is_old_makes_room_while_its_last_call_ru
 // ── outages ──
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_outage_is_dialled_at_a_bounded_rate_and_all_calls_succeed_within_a_second_of_its_end() {
+async fn an_outage_is_dialed_at_a_bounded_rate_and_all_calls_succeed_within_a_second_of_its_end() {
     let server = TonicServer::start();
     let pool = ClientPool::new(server.target()).unwrap();
     let calling = Arc::new(std::sync::atomic::AtomicBool::new(true));
@@ -467,7 +467,7 @@ async fn a_server_that_takes_leave_with_its_settings_each_time_is_one_outage() {
             })
             .collect();
         for _ in 0..2 {
-            server.dialled().await.write_all(&WELCOME_AND_GOODBYE).await.unwrap();
+            server.dialed().await.write_all(&WELCOME_AND_GOODBYE).await.unwrap();
         }
         for call in calls {
             assert_eq!(dial_failure(&call.await.unwrap().unwrap_err()).0, DialPhase::Settings);
@@ -480,7 +480,7 @@ async fn a_server_that_takes_leave_with_its_settings_each_time_is_one_outage() {
             let pool = pool.clone();
             async move { greet(&pool).await }
         });
-        server.dialled().await.write_all(&WELCOME_AND_GOODBYE).await.unwrap();
+        server.dialed().await.write_all(&WELCOME_AND_GOODBYE).await.unwrap();
         let mut wire = server.accept(&[]).await;
         let (stream, _) = wire.request().await;
         wire.answer(stream, "well").await;
@@ -543,7 +543,7 @@ async fn a_call_that_is_dropped_at_the_gate_leaves_it_open_for_the_next() {
         let mut client = GreeterClient::new(&mut conn);
         let call = tokio::time::timeout(Duration::from_millis(30), client.say_hello(hello("ada")));
         assert!(call.await.is_err());
-        // Whoever waits no longer need not be dialled for; the attempt ends with its connection.
+        // Whoever waits no longer need not be dialed for; the attempt ends with its connection.
         conn.close();
         eventually_async("the attempt began", || server.accepted() == dials).await;
     }

@@ -97,7 +97,7 @@ async fn nobody_waits_for_the_dial_of_a_second_connection_and_then_it_takes_its_
     if cores() == 1 {
         return assert!(server.is_empty());
     }
-    let second = server.dialled().await;
+    let second = server.dialed().await;
     for mut conn in later.drain(..16) {
         GreeterClient::new(&mut conn).say_hello(hello("ada")).await.unwrap();
     }
@@ -128,7 +128,7 @@ async fn a_second_connection_that_cannot_be_had_fails_nobody_and_is_not_dialed_a
         return;
     }
     let held: Vec<_> = (0..40).map(|_| pool.get_owned()).collect();
-    drop(server.dialled().await);
+    drop(server.dialed().await);
     settle().await;
     assert_eq!(pool.stats().failed_dials, 1);
     let more: Vec<_> = (0..40).map(|_| pool.get_owned()).collect();

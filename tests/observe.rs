@@ -255,7 +255,7 @@ async fn it_is_shutdown_with_the_last_clone_of_the_channel_and_keeps_no_socket()
 }
 
 #[tokio::test]
-async fn a_channel_that_never_dialled_is_shutdown_too_when_it_is_dropped() {
+async fn a_channel_that_never_dialed_is_shutdown_too_when_it_is_dropped() {
     let (channel, observer) = observed("http://127.0.0.1:1");
     drop(channel);
     let states = states_up_to(&observer, ConnectivityState::Shutdown);

@@ -1,5 +1,5 @@
 //! Each object is at any moment in a caller's hands, in the pool, or dropped exactly once: under random load, with threads
-//! that are born and end, objects that change threads, ageing, panics and re-entrance. See [`conservation`] for what
+//! that are born and end, objects that change threads, aging, panics and re-entrance. See [`conservation`] for what
 //! is checked, and when.
 //!
 //! `CENOTE_STRESS_OPS` says how many gets and puts, in all, and `CENOTE_STRESS_SEED` with which seed; a failure prints the

@@ -84,7 +84,7 @@ fn the_addresses_of_a_pool_share_their_roots_and_sessions_and_no_worker_waits_fo
         write.send(()).unwrap();
         let mut kinds = Vec::new();
         for _ in 0..2 {
-            let socket = server.dialled().await;
+            let socket = server.dialed().await;
             let tls = acceptor.accept(socket).await.unwrap();
             kinds.push(tls.get_ref().1.handshake_kind());
             let mut wire = Wire::over(tls, &[]).await;
@@ -98,7 +98,7 @@ fn the_addresses_of_a_pool_share_their_roots_and_sessions_and_no_worker_waits_fo
         // A third address, when a session is known for sure.
         let mut client = GreeterClient::new(pool.channel("https://three:1").unwrap());
         let call = tokio::spawn(async move { client.say_hello(hello("ada")).await });
-        let tls = acceptor.accept(server.dialled().await).await.unwrap();
+        let tls = acceptor.accept(server.dialed().await).await.unwrap();
         let kind = tls.get_ref().1.handshake_kind();
         assert_eq!(kind, Some(tokio_rustls::rustls::HandshakeKind::Resumed), "after {kinds:?}");
         let mut wire = Wire::over(tls, &[]).await;

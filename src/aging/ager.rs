@@ -89,7 +89,7 @@ pub struct AgerConfig {
     /// Where there is a limit, the ager's thread reads two small files of each group ten times a
     /// second, and up to a hundred times near the share; without a limit, once a second.
     pub memory_share: Option<f64>,
-    /// The file that tells the pressure, in the form of `/proc/pressure/memory`. By default it is
+    /// The file that reports the pressure, in the form of `/proc/pressure/memory`. By default it is
     /// found out.
     pub pressure_file: Option<PathBuf>,
     /// The directory of the one control group to look at, with the files `memory.current`,

@@ -27,7 +27,7 @@
 //! # The shard's lock
 //!
 //! The owner works on its shard all the time, other threads seldom: when they age the pool, or have found nothing
-//! elsewhere. So the lock is biased towards the owner, who pays no atomic read-modify-write and no fence:
+//! elsewhere. So the lock is biased towards the owner, which pays no atomic read-modify-write and no fence:
 //!
 //! ```text
 //!   the owner                       another thread

@@ -230,7 +230,7 @@ macro_rules! connection_options {
         }
 
         /// How many bytes of a request are kept until its response begins, so that it can be sent again when the server has
-        /// certainly not processed it: it refused the stream, or took leave (GOAWAY) without it. A larger request then
+        /// certainly not processed it: it refused the stream, or sent a GOAWAY that does not cover it. A larger request then
         /// fails with [`Error::NotProcessed`]($crate::grpc::Error::NotProcessed), and so does each with 0. Default: 64
         /// KiB.
         pub fn resend_buffer(mut self, bytes: usize) -> Self {

@@ -10,7 +10,7 @@ use tonic::{Code, Status};
 
 use crate::primitive::Arc;
 
-/// A cause that many callers may be told of: one failed dial fails every call that waited for it.
+/// A cause that many callers may get: one failed dial fails every call that waited for it.
 pub(crate) type Cause = Arc<dyn StdError + Send + Sync>;
 
 /// Why a connection, a pool or a call failed.
@@ -32,7 +32,7 @@ pub(crate) type Cause = Arc<dyn StdError + Send + Sync>;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// The target is not one that can be dialled. Status code `FailedPrecondition`.
+    /// The target is not one that can be dialed. Status code `FailedPrecondition`.
     #[non_exhaustive]
     InvalidTarget {
         /// As it was given.
@@ -69,8 +69,8 @@ pub enum Error {
         /// What the server said.
         source: HealthError,
     },
-    /// The server has certainly not processed the request: it did not leave, or the server refused its stream, or took leave
-    /// (GOAWAY) without it. It was sent again as often as that may be, or could not be because it is larger than
+    /// The server has certainly not processed the request: it did not leave, or the server refused its stream, or sent a
+    /// GOAWAY that does not cover it. It was sent again as often as that may be, or could not be because it is larger than
     /// what is [kept](super::ClientConnBuilder::resend_buffer). Status code `Unavailable`.
     #[non_exhaustive]
     NotProcessed {
@@ -107,7 +107,7 @@ pub enum Error {
         timeout: Duration,
     },
     /// A [`StreamPool`](super::StreamPool) has as many connections to the address as it may have, all their streams are taken, and it is
-    /// told not to [wait](super::Overflow). Status code `ResourceExhausted`.
+    /// configured not to [wait](super::Overflow). Status code `ResourceExhausted`.
     #[non_exhaustive]
     Exhausted {
         /// The address, as it was given.
@@ -471,7 +471,7 @@ mod tests {
         }
     }
 
-    /// What h2 tells of a stream that the peer resets with this code. It has no constructor for it.
+    /// h2's error for a stream that the peer resets with this code. It has no constructor for it.
     async fn reset_with(code: u32) -> Around {
         let (ours, theirs) = tokio::io::duplex(1 << 16);
         tokio::spawn(async move {

@@ -131,7 +131,8 @@ impl Group {
         (id, ClientConn::from_shared(shared))
     }
 
-    /// A caller gives a broken member back. Whether it was the last who had it: then it is lent no more.
+    /// A caller gives a broken member back. Returns whether that was its last handle: then the member is
+    /// lent no more.
     pub(crate) fn give_up(&self, conn: &Shared, id: u64) -> bool {
         let mut members = self.members.lock();
         let last = conn.callers.remove() == 0;
@@ -147,7 +148,7 @@ impl Group {
         conns.iter().map(|conn| conn.callers.now() as usize).sum()
     }
 
-    /// Who has put a connection into the stock at the moment of the close may not be told: that one lies there, closed like all
+    /// A put at the moment of the close may not see it. Its connection stays in the stock, closed like all
     /// members, until the next get discards it.
     #[inline]
     pub(crate) fn is_closed(&self) -> bool {

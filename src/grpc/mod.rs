@@ -19,7 +19,7 @@
 //!
 //! # Why not tonic's `Channel`
 //!
-//! It tells no state; it counts as connected when its own preface is written, so a TCP listener that never says a
+//! It exposes no state; it counts as connected when its own preface is written, so a TCP listener that never says a
 //! word is 'connected'; and it dials without backoff, once for each request that waits. This module drives hyper's HTTP/2
 //! client itself and reads along in the frames that come in. A program with one server that is always there
 //! needs no more than a `Channel`. Where it must stay, `observe` (feature `channel`) shows a part of its state.

@@ -4,8 +4,8 @@
 //!   has [`SPREAD_AT`] of them; then there is another, up to one for each core.
 //! * Beyond that another is made only when those there are have reached their server's limit of streams.
 //! * A connection lives no longer than the runtime that drives it. So each runtime has its own, as far as there may be so many.
-//! * A caller goes to the Ready connection that has the fewest callers. A connection that is made for the sake of a core takes
-//!   its first caller when it is Ready: nobody waits for its dial.
+//! * A caller goes to the Ready connection that has the fewest callers. A connection that is made for the sake
+//!   of a core takes its first caller when it is Ready: no call waits for its dial.
 
 use super::conn::ConnectivityState;
 
@@ -38,7 +38,7 @@ pub(in crate::grpc) struct Load {
     pub(in crate::grpc) callers: u32,
     /// How many streams its server takes at once, if that is known.
     pub(in crate::grpc) limit: Option<u32>,
-    /// Whether it is driven, or dialed, on another runtime than that of the one who asks. It ends with that.
+    /// Whether it is driven, or dialed, on another runtime than the caller's. It ends with that runtime.
     pub(in crate::grpc) is_foreign: bool,
 }
 
@@ -56,10 +56,10 @@ impl Load {
     }
 }
 
-/// Who asks.
+/// What is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::grpc) enum Wish {
-    /// A new caller, who gets a connection in any case.
+    /// A new caller, which gets a connection in any case.
     Caller,
     /// A call whose connection has no stream free. Where no other has one, it stays and waits.
     Room,

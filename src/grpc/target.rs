@@ -100,7 +100,7 @@ fn parse_tcp(text: &str, default_port: Option<u16>) -> Result<(Authority, Endpoi
         return Err(TargetError::Unsupported("a path"));
     }
     // What is behind the last colon outside of an IPv6 address's brackets is the port. It is looked at before
-    // the rest, so that a bad one is told as such.
+    // the rest, so that a bad one is reported as such.
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) if !port.contains(']') => (host, Some(port)),
         _ => (text, None),

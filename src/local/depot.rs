@@ -70,7 +70,7 @@ impl From<Generation> for Role {
     }
 }
 
-/// Which number is for which role; kept by the owner of a depot, who has one before there is a depot.
+/// Which number is for which role. The owner of a depot keeps it, and has it before there is a depot.
 #[derive(Debug)]
 pub(super) struct Turn(AtomicU32);
 

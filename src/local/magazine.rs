@@ -35,7 +35,7 @@ pub(super) struct Block {
     /// Of the objects. The owner's; of a magazine in the depot, the depot knows better.
     generation: Generation,
     places: [Node; CAPACITY],
-    /// For loom, which knows nothing of the places: touched by whoever touches them.
+    /// For loom, which knows nothing of the slots: each access to a slot touches this, too.
     #[cfg(cenote_loom)]
     touched: crate::primitive::UnsafeCell<()>,
 }

@@ -438,7 +438,7 @@ impl Shard {
         self.claim.fetch_or(RETIRE, Ordering::Relaxed);
     }
 
-    // ── whoever is inside ──
+    // ── the thread that is inside, owner or not ──
 
     #[inline(always)]
     fn stock_mut<R>(&self, work: impl FnOnce(&mut Stock) -> R) -> R {

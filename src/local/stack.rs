@@ -24,7 +24,7 @@ pub(super) struct Stack {
     head: AtomicPtr<Block>,
 }
 
-/// Magazines with one owner, who may take long and drop objects: nothing here is pinned.
+/// Magazines with one owner, which may take long and drop objects: nothing here is pinned.
 ///
 /// It must be empty when it is dropped, as a magazine.
 #[derive(Debug)]
@@ -84,7 +84,7 @@ impl Stack {
                 Ok(_) => {
                     // SAFETY: the exchange unlinked it, for us alone.
                     let (magazine, block) = unsafe { Magazine::from_raw(head) }?.move_out();
-                    // SAFETY: nobody who pins from now on finds the block.
+                    // SAFETY: no thread that pins from now on finds the block.
                     unsafe { pin.free_later(block, Block::free) };
                     return Some(magazine);
                 }

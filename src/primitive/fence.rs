@@ -18,7 +18,7 @@
 //! Under a model checker `light` and `heavy` are symmetric full fences, or, where a model asks for it, exchanges on one word
 //! that order each other but no full fence. `membarrier` itself is not modeled.
 //!
-//! [`generation`] tells a forked child from its parent: a lock word that a thread of the parent wrote is nobody's
+//! [`generation`] distinguishes a forked child from its parent: a lock word that a thread of the parent wrote is nobody's
 //! in the child.
 
 use super::atomic::{Ordering, fence};

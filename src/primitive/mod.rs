@@ -5,7 +5,7 @@
 //!
 //! * [`fence`]: the asymmetric fence, light for the many, heavy for the few.
 //! * `sub_waker`: a waker for a part of a task.
-//! * `process`: tells a forked child from its parent.
+//! * `process`: distinguishes a forked child from its parent.
 //! * [`reclaim`]: memory that others may still be looking at, freed later.
 //! * [`thread`]: which thread this is, and what it keeps for each map.
 
@@ -120,7 +120,7 @@ pub(crate) fn is_panicking() -> bool {
 #[cfg(not(cenote_loom))]
 pub(crate) use self::blocking::*;
 
-/// For those who wait: none of it is on a path of a get or a put.
+/// Blocking primitives: none of them is on a path of a get or a put.
 #[cfg(not(cenote_loom))]
 mod blocking {
     pub(crate) use std::sync::{MutexGuard, PoisonError};

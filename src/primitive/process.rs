@@ -1,7 +1,7 @@
 //! Which process runs this code: a forked child is another process than its parent.
 //!
-//! The id alone does not tell: a grandchild may get the id of its grandparent again, and the first
-//! process of a PID namespace has the id 1 in each. A count of forks alone does not tell either: a
+//! The id alone is not enough: a grandchild may get the id of its grandparent again, and the first
+//! process of a PID namespace has the id 1 in each. A count of forks alone is not enough either: a
 //! raw `clone` runs no handler of `pthread_atfork`. A [`Process`] compares both.
 
 pub(super) use self::imp::{count_forks, forks};
@@ -49,7 +49,7 @@ mod imp {
         }
 
         // A caller that comes second may go on before the handler is registered. A fork at that
-        // very moment is then not counted, and the id alone tells the child from the parent.
+        // very moment is then not counted, and the id alone distinguishes the child from the parent.
         if !REGISTERED.swap(true, Ordering::Relaxed) {
             // SAFETY: the handler is async-signal-safe, since it only adds to an atomic, and it is
             // a function of this crate, so it lives as long as the library is loaded; glibc removes

@@ -46,7 +46,7 @@ const UNASSIGNED: u64 = 0;
 /// Slots are so far apart, which is the size of a table's entry: an offset into a table follows from an id by a mask.
 const STEP: u64 = 16;
 
-/// Slots that are told apart.
+/// Slots with an identity of their own.
 const SLOTS: u64 = 1 << 16;
 
 /// What makes an id unique is counted in steps of this. (With a million new maps a second, in 200 days there are no ids left.

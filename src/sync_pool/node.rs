@@ -303,7 +303,7 @@ pub struct Drain<'a, T: Send> {
 
 // SAFETY: it owns its objects.
 unsafe impl<T: Send> Send for Drain<'_, T> {}
-// SAFETY: shared, it tells their number.
+// SAFETY: a shared reference gives access to their number alone.
 unsafe impl<T: Send> Sync for Drain<'_, T> {}
 
 // As for `Nodes`.

@@ -48,7 +48,7 @@ pub struct Plan {
     pub operations: u64,
     /// Threads at work at once. Each ends after a while, and another is born.
     pub threads: u64,
-    /// Of the pool's ageing by use; `None`: by hand alone.
+    /// Of the pool's aging by use; `None`: by hand alone.
     pub period: Option<Duration>,
     /// Of the objects that wait in the depot.
     pub max_idle: Option<usize>,

@@ -81,7 +81,7 @@ fn the_limit_holds_for_all_threads_together() {
 }
 
 #[test]
-fn ageing_makes_room_for_what_comes_after() {
+fn aging_makes_room_for_what_comes_after() {
     let pool = SyncPool::with_config(|| 0_usize, PoolConfig::new().max_idle(1000).age_by_hand());
     for _ in 0..3 {
         (0..2000).for_each(|i| pool.put(i));
@@ -105,7 +105,7 @@ fn a_burst_after_a_burst_that_has_grown_old_leaves_no_more_than_the_limit() {
 }
 
 #[test]
-fn ageing_keeps_what_there_is_room_for_as_victims() {
+fn aging_keeps_what_there_is_room_for_as_victims() {
     let pool = SyncPool::with_config(|| 0_usize, PoolConfig::new().max_idle(20).age_by_hand());
     (0..10).for_each(|i| pool.put(i));
     pool.age();

@@ -89,7 +89,7 @@ fn one_of_a_hundred_explodes(end: impl FnOnce(&SyncPool<Counted<'static>>), cens
 }
 
 #[test]
-fn a_panicking_drop_while_ageing_does_not_leak_the_rest() {
+fn a_panicking_drop_while_aging_does_not_leak_the_rest() {
     static CENSUS: Census = Census::new();
     one_of_a_hundred_explodes(
         |pool| {

@@ -49,7 +49,7 @@ fn while_parked(before: impl FnOnce() + Send, meanwhile: impl FnOnce()) {
 }
 
 #[test]
-fn ageing_reaches_the_objects_of_a_parked_thread() {
+fn aging_reaches_the_objects_of_a_parked_thread() {
     for count in [FEW, MANY] {
         let census = Census::new();
         let pool = SyncPool::new(|| census.object());
@@ -111,7 +111,7 @@ fn a_thread_that_ends_leaves_its_objects_to_others() {
 }
 
 #[test]
-fn ageing_reaches_the_objects_of_a_thread_that_ended() {
+fn aging_reaches_the_objects_of_a_thread_that_ended() {
     static CENSUS: Census = Census::new();
     static POOL: SyncPool<crate::census::Counted<'static>> = SyncPool::new(|| CENSUS.object());
     thread::spawn(|| (0..MANY).for_each(|_| POOL.put(CENSUS.object()))).join().unwrap();

@@ -18,9 +18,9 @@ pub(super) struct Deadline {
 }
 
 impl Deadline {
-    /// None without a `grpc-timeout`, or for one beyond what the clock can count, which never passes.
-    pub(super) fn of(headers: &HeaderMap) -> Result<Option<Self>, Error> {
-        let Some(timeout) = grpc_timeout(headers) else { return Ok(None) };
+    /// From now on. None without a timeout, or for one beyond what the clock can count, which never passes.
+    pub(super) fn after(timeout: Option<Duration>) -> Result<Option<Self>, Error> {
+        let Some(timeout) = timeout else { return Ok(None) };
         // A clock needs a runtime, and one with timers.
         let _ = runtime::current()?;
         Ok(Instant::now().checked_add(timeout).map(|at| Deadline { at, timeout }))
@@ -74,7 +74,7 @@ pub(super) async fn within<T>(
 }
 
 /// The `grpc-timeout` header: at most eight digits and a unit. One that is malformed is no deadline, as in tonic.
-fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
+pub(super) fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(GRPC_TIMEOUT)?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -119,7 +119,7 @@ mod tests {
     async fn a_server_is_told_what_is_left_of_a_deadline_when_the_call_has_waited() {
         let mut headers = HeaderMap::new();
         headers.insert(GRPC_TIMEOUT, HeaderValue::from_static("10S"));
-        let deadline = Deadline::of(&headers).unwrap().unwrap();
+        let deadline = Deadline::after(grpc_timeout(&headers)).unwrap().unwrap();
         let told = |headers: &mut HeaderMap| {
             deadline.tell_what_is_left(headers);
             headers[GRPC_TIMEOUT].to_str().unwrap().to_owned()

@@ -6,7 +6,7 @@ use http::{Method, Request, Response};
 use http_body::Body;
 
 use crate::grpc::error::Error;
-use crate::grpc::metadata::sanitize;
+use crate::grpc::metadata::{remove_status, sanitize};
 
 /// What it takes to send the head of a request again. Most have no more than `te`, `content-type` and a deadline: these are kept
 /// in place, so that a call which is sent once, as nearly all are, allocates nothing for the others. Extensions end here; no
@@ -15,7 +15,7 @@ pub(super) struct KeptHead {
     method: Method,
     few: [Option<(HeaderName, HeaderValue)>; FEW_HEADERS],
     /// All of them, if they are not few.
-    many: Option<HeaderMap>,
+    many: Option<Box<HeaderMap>>,
 }
 
 const FEW_HEADERS: usize = 3;
@@ -24,7 +24,7 @@ impl KeptHead {
     pub(super) fn new(head: &Parts) -> Self {
         let mut kept = KeptHead { method: head.method.clone(), few: Default::default(), many: None };
         if head.headers.len() > FEW_HEADERS {
-            kept.many = Some(head.headers.clone());
+            kept.many = Some(Box::new(head.headers.clone()));
             return kept;
         }
         for (place, (name, value)) in kept.few.iter_mut().zip(&head.headers) {
@@ -39,7 +39,7 @@ impl KeptHead {
         let (mut head, ()) = Request::new(()).into_parts();
         head.method = self.method.clone();
         match &self.many {
-            Some(many) => head.headers = many.clone(),
+            Some(many) => head.headers = HeaderMap::clone(many),
             None => self.few.iter().flatten().for_each(|(name, value)| {
                 head.headers.append(name, value.clone());
             }),
@@ -85,14 +85,6 @@ pub(super) fn kind_of<B: Body>(response: &mut Response<B>) -> ResponseKind {
 fn is_grpc(content_type: &[u8]) -> bool {
     let (name, rest) = content_type.split_at_checked(b"application/grpc".len()).unwrap_or_default();
     name.eq_ignore_ascii_case(b"application/grpc") && matches!(rest.first(), None | Some(b'+' | b';' | b' '))
-}
-
-fn remove_status(headers: &mut HeaderMap) {
-    for name in
-        [STATUS, HeaderName::from_static("grpc-message"), HeaderName::from_static("grpc-status-details-bin")]
-    {
-        headers.remove(name);
-    }
 }
 
 #[cfg(test)]

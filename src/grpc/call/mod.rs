@@ -15,7 +15,8 @@ use std::fmt;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
-use http::header::USER_AGENT;
+use http::header::{HeaderValue, USER_AGENT};
+use http::uri::PathAndQuery;
 use http::{Request, Response};
 use tokio::task::coop::consume_budget;
 use tonic::Status;
@@ -31,7 +32,7 @@ use super::conn::ClientConn;
 use super::conn::lease::{CallGuard, Lease, RESTS};
 use super::error::{CallPhase, Cause, Error, is_not_processed};
 use super::link::UNDRIVEN;
-use super::link::request_body::CallBody;
+use super::link::request_body::{CallBody, RequestBody};
 use super::runtime;
 use crate::primitive::Arc;
 
@@ -138,103 +139,140 @@ async fn unless_it_rests<T>(
     Some(answer.await)
 }
 
+/// What a call has to send, and where it stands with it.
+struct Outgoing {
+    wait_for_ready: bool,
+    path: Option<PathAndQuery>,
+    own_agent: Option<HeaderValue>,
+    /// For another attempt.
+    kept: Option<KeptHead>,
+    body: Arc<CallBody>,
+    /// For the next attempt; taken by each.
+    request: Option<Request<RequestBody>>,
+    attempts: Attempts,
+}
+
+impl Outgoing {
+    fn new(tuning: &Tuning, mut request: Request<Body>) -> Self {
+        let own = request.extensions_mut().remove::<WaitForReady>();
+        let WaitForReady(wait_for_ready) = own.unwrap_or(WaitForReady(tuning.wait_for_ready));
+        let limit = tuning.resend_buffer;
+        let (mut head, body) = request.into_parts();
+        let path = std::mem::take(&mut head.uri).into_parts().path_and_query;
+        let own_agent = head.headers.get(USER_AGENT).cloned();
+        let kept = (limit > 0).then(|| KeptHead::new(&head));
+        let (body, first) = CallBody::new(body, limit);
+        let request = Some(Request::from_parts(head, first));
+        Outgoing { wait_for_ready, path, own_agent, kept, body, request, attempts: Attempts::default() }
+    }
+}
+
 /// Sends the request on a connection, and again when it is certain that it was not processed: it came back unsent, the server
 /// refused it, or its GOAWAY did not cover it.
 ///
-/// One function, and a deadline for each of its two waits instead of one around all: futures in futures hold what they are
-/// given more than once, and this one is moved into its box for each call.
-async fn call(mut source: impl Source, mut request: Request<Body>) -> Result<Response<ResponseBody>, Status> {
-    let own_patience = request.extensions_mut().remove::<WaitForReady>();
-    let tuning = source.tuning()?;
-    let WaitForReady(wait_for_ready) = own_patience.unwrap_or(WaitForReady(tuning.wait_for_ready));
-    let limit = tuning.resend_buffer;
-    let deadline = Deadline::of(request.headers())?;
-    let (mut head, body) = request.into_parts();
-    let path = std::mem::take(&mut head.uri).into_parts().path_and_query;
-    let own_agent = head.headers.get(USER_AGENT).cloned();
-    let kept = (limit > 0).then(|| KeptHead::new(&head));
-    let (body, first) = CallBody::new(body, limit);
-    let mut request = Request::from_parts(head, first);
-    let mut attempts = Attempts::default();
-    loop {
-        let leased = within(deadline, CallPhase::Connect, pin!(source.lease(wait_for_ready))).await?;
-        let (Lease { mut send, mut call }, settings) = match leased {
-            Ok(leased) => leased,
-            Err(error) => {
-                // Who calls in a loop while calls fail at once lets the dial have its turn, too.
-                consume_budget().await;
-                return Err(error.into());
+/// One function, and a deadline for each of its two waits instead of one around all. What is sent stays in one place from
+/// before the first poll: a future holds its arguments beside what it makes of them, and this one is moved into its box
+/// for each call.
+fn call<S: Source>(
+    mut source: S,
+    request: Request<Body>,
+) -> impl Future<Output = Result<Response<ResponseBody>, Status>> + Send {
+    let headers = request.headers();
+    // Read before the head is taken apart; the clock begins with the first poll.
+    let timeout = deadline::grpc_timeout(headers);
+    let mut outgoing = source.tuning().map(|tuning| Outgoing::new(tuning, request));
+    async move {
+        let Outgoing { wait_for_ready, path, own_agent, kept, body, request: next, attempts } =
+            outgoing.as_mut().map_err(|error| error.clone())?;
+        let deadline = Deadline::after(timeout)?;
+        loop {
+            let leased = within(deadline, CallPhase::Connect, pin!(source.lease(*wait_for_ready))).await?;
+            let (Lease { mut send, mut call }, settings) = match leased {
+                Ok(leased) => leased,
+                Err(error) => {
+                    // A caller that calls in a loop while calls fail at once lets the dial have its turn, too.
+                    consume_budget().await;
+                    return Err(error.into());
+                }
+            };
+            // Each round that goes on has put one there.
+            let Some(mut request) = next.take() else {
+                return Err(Status::internal("there is no request to send"));
+            };
+            settings.address(&mut request, path.clone(), own_agent.as_ref());
+            if let Some(deadline) = deadline {
+                deadline.tell_what_is_left(request.headers_mut());
             }
-        };
-        settings.address(&mut request, path.clone(), own_agent.as_ref());
-        if let Some(deadline) = deadline {
-            deadline.tell_what_is_left(request.headers_mut());
-        }
-        request.body_mut().goes_on(&call.link);
-        call.body = Some(Arc::clone(&body));
-        let answer = pin!(send.try_send_request(request));
-        let answered = match call.is_here() {
-            true => Some(within(deadline, CallPhase::Response, answer).await?),
-            false => {
-                let answer = pin!(Box::pin(unless_it_rests(answer, &call, &body)));
-                within(deadline, CallPhase::Response, answer).await?
+            request.body_mut().goes_on(&call.link);
+            call.body = Some(Arc::clone(body));
+            let answer = pin!(send.try_send_request(request));
+            let answered = match call.is_here() {
+                true => Some(within(deadline, CallPhase::Response, answer).await?),
+                false => {
+                    let answer = pin!(Box::pin(unless_it_rests(answer, &call, body)));
+                    within(deadline, CallPhase::Response, answer).await?
+                }
+            };
+            let Some(answered) = answered else {
+                call.rests();
+                drop(call);
+                let error: Cause = Arc::new(std::io::Error::other(RESTS));
+                let again = kept.as_ref().map(KeptHead::again).zip(body.begin_attempt());
+                *next = match (attempts.failed(Reached::Nothing, again.is_some(), false), again) {
+                    (Verdict::Again, Some((head, body))) => Some(Request::from_parts(head, body)),
+                    _ => return Err(Error::NotProcessed { source: error }.into()),
+                };
+                continue;
+            };
+            let mut error = match answered {
+                Ok(mut response) => {
+                    body.settle();
+                    return match kind_of(&mut response) {
+                        ResponseKind::Grpc => {
+                            Ok(response.map(|body| ResponseBody::new(body, call, deadline)))
+                        }
+                        ResponseKind::Other(error) => Err(error.into()),
+                    };
+                }
+                Err(error) => error,
+            };
+            let unsent = error.take_message();
+            let error = error.into_error();
+            if let Some(status) = call.ended_here() {
+                return Err(status);
             }
-        };
-        let Some(answered) = answered else {
-            call.rests();
+            let is_unsent = unsent.is_some();
+            let reached = match is_not_processed(&error) {
+                _ if is_unsent => Reached::Nothing,
+                true => Reached::Server,
+                // hyper drops what it has taken and not sent when the connection ends, or takes no more.
+                false if body.has_not_left(&call.link) => Reached::Nothing,
+                false => Reached::Application,
+            };
+            if is_unsent {
+                call.gave_back();
+            }
+            let head = unsent
+                .map_or_else(|| kept.as_ref().map(KeptHead::again), |unsent| Some(unsent.into_parts().0));
+            let error = call.cause_of(Arc::new(error));
+            if reached == Reached::Application {
+                call.tell_failure();
+            }
+            // Ends the attempt: from here on it takes nothing from the body any more.
             drop(call);
-            let error: Cause = Arc::new(std::io::Error::other(RESTS));
-            let again = kept.as_ref().map(KeptHead::again).zip(body.begin_attempt());
-            request = match (attempts.failed(Reached::Nothing, again.is_some(), false), again) {
-                (Verdict::Again, Some((head, body))) => Request::from_parts(head, body),
+            let again = head.zip(body.begin_attempt());
+            let passed = deadline.filter(Deadline::has_passed);
+            let verdict = attempts.failed(reached, again.is_some(), passed.is_some());
+            *next = match (verdict, again, passed) {
+                (Verdict::Again, Some((head, body)), _) => Some(Request::from_parts(head, body)),
+                (Verdict::DeadlineExceeded, _, Some(deadline)) => {
+                    return Err(deadline.passed(CallPhase::Response).into());
+                }
+                (Verdict::Interrupted, ..) => {
+                    return Err(Error::interrupted(CallPhase::Response, error).into());
+                }
                 _ => return Err(Error::NotProcessed { source: error }.into()),
             };
-            continue;
-        };
-        let mut error = match answered {
-            Ok(mut response) => {
-                body.settle();
-                return match kind_of(&mut response) {
-                    ResponseKind::Grpc => Ok(response.map(|body| ResponseBody::new(body, call, deadline))),
-                    ResponseKind::Other(error) => Err(error.into()),
-                };
-            }
-            Err(error) => error,
-        };
-        let unsent = error.take_message();
-        let error = error.into_error();
-        if let Some(status) = call.ended_here() {
-            return Err(status);
         }
-        let is_unsent = unsent.is_some();
-        let reached = match is_not_processed(&error) {
-            _ if is_unsent => Reached::Nothing,
-            true => Reached::Server,
-            // hyper drops what it has taken and not sent when the connection ends, or takes no more.
-            false if body.has_not_left(&call.link) => Reached::Nothing,
-            false => Reached::Application,
-        };
-        if is_unsent {
-            call.gave_back();
-        }
-        let head =
-            unsent.map_or_else(|| kept.as_ref().map(KeptHead::again), |unsent| Some(unsent.into_parts().0));
-        let error = call.cause_of(Arc::new(error));
-        if reached == Reached::Application {
-            call.tell_failure();
-        }
-        // Ends the attempt: from here on it takes nothing from the body any more.
-        drop(call);
-        let again = head.zip(body.begin_attempt());
-        let passed = deadline.filter(Deadline::has_passed);
-        let verdict = attempts.failed(reached, again.is_some(), passed.is_some());
-        request = match (verdict, again, passed) {
-            (Verdict::Again, Some((head, body)), _) => Request::from_parts(head, body),
-            (Verdict::DeadlineExceeded, _, Some(deadline)) => {
-                return Err(deadline.passed(CallPhase::Response).into());
-            }
-            (Verdict::Interrupted, ..) => return Err(Error::interrupted(CallPhase::Response, error).into()),
-            _ => return Err(Error::NotProcessed { source: error }.into()),
-        };
     }
 }

@@ -85,12 +85,12 @@ use crate::sync_pool::SyncPool;
 /// All connections of a pool dial through one gate. While the server does not answer, one attempt at a time is made, with
 /// a pause between attempts that grows from 50 ms to 1 s ([`redial`](ClientPoolBuilder::redial)), however
 /// many calls are waiting; a call waits for the next attempt, within its deadline, and fails with its error. When an attempt
-/// succeeds, all who are waiting connect. A server that says that it does not serve
+/// succeeds, all waiting connections dial. A server that says that it does not serve
 /// ([`health_check`](ClientPoolBuilder::health_check)) is an outage, too.
 ///
 /// # The end of a connection
 ///
-/// Ageing, [`clear`](Self::clear), the drop of the pool and the idle timeout release a connection: calls that run on it
+/// Aging, [`clear`](Self::clear), the drop of the pool and the idle timeout release a connection: calls that run on it
 /// go on, and its socket closes with the last of its handles. [`close`](Self::close) cuts.
 ///
 /// `ClientPool` is a cheap handle; clones are the same pool.
@@ -113,7 +113,7 @@ struct Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        // Here, and not by the drop glue, only so that the counters are right for whoever still reads them.
+        // Here, and not by the drop glue, only so that the counters are right if they are read later.
         self.stock.clear();
     }
 }
@@ -376,7 +376,7 @@ impl ClientPoolBuilder {
     /// [exclusive](Self::exclusive) pool. Default: no limit beyond what the load
     /// [needs](ClientPool#how-many-connections).
     ///
-    /// A connection that takes no new calls (the server told it to go away, or does not serve, or it is
+    /// A connection that takes no new calls (the server sent GOAWAY, or does not serve, or it is
     /// [old](Self::max_connection_age)) does not count while its last ones run out.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = Some(connections);

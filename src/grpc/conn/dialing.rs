@@ -247,7 +247,7 @@ async fn attempts_caught(
 }
 
 /// An attempt; and another, within its time, if that is lost: that is no failure, but a connection that was Ready for no
-/// time. A server that does so each time is not to be dialled without a pause, so two losses are a failure.
+/// time. A server that does so each time is not to be dialed without a pause, so two losses are a failure.
 async fn attempts(
     guard: &DialGuard,
     settings: &Arc<Settings>,

@@ -91,7 +91,11 @@ impl CallGuard {
         }
     }
 
-    /// A slot, if one is free and nobody waits for it.
+    pub(super) fn has_slot(&self) -> bool {
+        self.has_slot
+    }
+
+    /// A slot, if one is free and no other call waits for it.
     pub(super) fn try_take_slot(&mut self) -> bool {
         self.has_slot = self.link.slots.try_take();
         self.has_slot

@@ -267,15 +267,36 @@ impl Shared {
     ///
     /// Cancel safe: nothing is taken before it returns, and the dial goes on without the caller.
     pub(in crate::grpc) async fn lease(self: &Arc<Self>, wait_for_ready: bool) -> Result<Lease, Error> {
+        let mut found = self.lease_once(wait_for_ready).await;
+        if let Ok(lease) = &mut found
+            && lease.call.try_take_slot()
+            && (self.membership.is_none() || lease.call.is_here())
+        {
+            return found;
+        }
+        // In a box: what is seldom needed does not make each call's future larger.
+        Box::pin(self.lease_slowly(found, wait_for_ready)).await
+    }
+
+    async fn lease_once(self: &Arc<Self>, wait_for_ready: bool) -> Result<Lease, Error> {
+        match wait_for_ready && self.membership.is_none() {
+            true => self.lease_when_ready().await,
+            false => self.lease_or_failure().await,
+        }
+    }
+
+    /// The rest of [`lease`](Self::lease), if the first attempt has failed, found no slot, or found a link that another runtime
+    /// drives.
+    async fn lease_slowly(
+        self: &Arc<Self>,
+        mut found: Result<Lease, Error>,
+        wait_for_ready: bool,
+    ) -> Result<Lease, Error> {
         loop {
-            let result = match wait_for_ready && self.membership.is_none() {
-                true => self.lease_when_ready().await,
-                false => self.lease_or_failure().await,
-            };
-            let mut lease = match result {
+            let mut lease = match found {
                 Ok(lease) => lease,
                 Err(error @ (Error::Dial { .. } | Error::NotServing { .. })) => {
-                    match Box::pin(self.elsewhere(Why::Failed)).await {
+                    match self.elsewhere(Why::Failed).await {
                         Some(lease) => return Ok(lease),
                         None if wait_for_ready => self.lease_when_ready().await?,
                         None => return Err(error),
@@ -284,18 +305,19 @@ impl Shared {
                 // Closed, or nothing that another connection would mend.
                 Err(error) => return Err(error),
             };
-            if lease.call.try_take_slot() {
+            if lease.call.has_slot() || lease.call.try_take_slot() {
                 if self.membership.is_some() && !lease.call.is_here() {
-                    let Some(here) = Box::pin(self.elsewhere(Why::Foreign)).await else { return Ok(lease) };
+                    let Some(here) = self.elsewhere(Why::Foreign).await else { return Ok(lease) };
                     // So that the caller's thread does not find this one again the next time.
                     self.callers.one_is_unwelcome();
                     return Ok(here);
                 }
                 return Ok(lease);
             }
-            if let Some(lease) = Box::pin(self.wait_for_slot(lease)).await {
+            if let Some(lease) = self.wait_for_slot(lease).await {
                 return Ok(lease);
             }
+            found = self.lease_once(wait_for_ready).await;
         }
     }
 

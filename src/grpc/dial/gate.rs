@@ -15,15 +15,15 @@
 //! * The sequence of pauses begins anew when a connection is lost that was no failure, or when the gate has
 //!   stayed proven for so long; an attempt that succeeds is not enough.
 //! * Who comes to a gate that is closed waits: for the pause to end, or for the attempt in flight.
-//! * When an attempt fails, all who were waiting get its error; they do not dial. When one succeeds, they do.
+//! * When an attempt fails, all waiting dials get its error and do not dial. When one succeeds, they do.
 //! * An attempt that is not done after [`STALE`] no longer bars the way: another may begin beside it. So a server that
 //!   accepts and says nothing, or an attempt on a runtime that nobody drives, costs the others a second, not the attempt's
-//!   whole time. Its failure is told to those only who came soon after it began, and counts for nothing if another
+//!   whole time. Only dials that arrived soon after it began get its failure, which is ignored if another
 //!   attempt has succeeded since.
 //! * The pause grows with each failure in a row, but a failure counts once: attempts that began before the gate
 //!   was last closed do not lengthen it again.
 //! * An attempt that fails because this process lacks something (descriptors, as a rule) says nothing of the server: the gate
-//!   stays as it is. All who were waiting get its error, because they would fare no better; the next attempt
+//!   stays as it is. All waiting dials get its error, because they would fail likewise; the next attempt
 //!   begins after [`SHORTAGE`].
 //! * A [`Turn`] that is dropped unsettled (its connection was closed, its runtime ended) counts as no outcome.
 

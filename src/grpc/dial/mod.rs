@@ -4,7 +4,7 @@
 //! * [`establish`] puts the [tap](crate::grpc::link::tap) and hyper's handshake on that.
 //! * [`backoff`] is the sequence of pauses between attempts, [`gate`] what the connections of a pool dial through.
 //!
-//! Nothing here knows a connection: who dials, when, and what becomes of the outcome is decided in `conn`.
+//! Nothing here knows a connection: `conn` decides when to dial and what to do with the outcome.
 
 pub(in crate::grpc) mod backoff;
 pub(in crate::grpc) mod connector;

@@ -117,7 +117,7 @@ impl SharedConfig {
     async fn client(&self) -> Result<Arc<ClientConfig>, Error> {
         #[cfg(feature = "native-roots")]
         if self.0.config.roots == Roots::Native {
-            // In turn: whoever is first reads them for all. A dial that is dropped meanwhile leaves it to the next.
+            // In turn: the first dial reads them for all. A dial that is dropped meanwhile leaves it to the next.
             let load = || async {
                 let inner = Arc::clone(&self.0);
                 let load = move || client_config(&inner.config, native_roots(&inner.config)?);

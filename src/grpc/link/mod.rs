@@ -180,7 +180,7 @@ impl Link {
         })
     }
 
-    /// Why a link is no good any more that never came to be used.
+    /// Why a link ended before it came into use.
     pub(crate) fn why_closed(&self) -> io::Error {
         // Or it was hyper that closed it, without a word to us, over what it had read.
         let not_http2 = || io::Error::new(io::ErrorKind::InvalidData, "what the server sent is not HTTP/2");

@@ -22,7 +22,7 @@ pub(super) struct Connector {
 }
 
 impl Connector {
-    /// As tonic makes its own, but for the local address, which an endpoint does not tell.
+    /// As tonic makes its own, but for the local address, which an endpoint does not expose.
     pub(super) fn new(endpoint: &Endpoint, seen: Arc<Seen>) -> Self {
         let mut http = HttpConnector::new();
         http.enforce_http(false);

@@ -1,7 +1,7 @@
 //! [`observe`]: what can be seen of a `Channel` of tonic's own, from its connector.
 //!
 //! A channel owns its connector and takes its sockets from it, and that is all it shows. So the [`connector`] counts
-//! the attempts and wraps each socket into a [`stream`] that reads along; both tell what they see to one [`Seen`],
+//! the attempts and wraps each socket into a [`stream`] that reads along; both report what they see to one [`Seen`],
 //! which the observer holds as well. The channel's end is seen too: its connector is dropped with it.
 
 mod connector;
@@ -66,7 +66,7 @@ use crate::primitive::Arc;
 ///   accept the *client's* certificate, that may be the refusal. No GOAWAY is seen: the state is Ready until the
 ///   socket ends.
 /// * **What tonic makes of it**: a call that follows a GOAWAY may still be given to the old connection, and fail; then
-///   the state is Idle and nothing was dialled. Calls that wait in the channel's buffer, or for its limits, are not seen.
+///   the state is Idle and nothing was dialed. Calls that wait in the channel's buffer, or for its limits, are not seen.
 /// * **Attempts at rest**: tonic works on an attempt only while a call waits for it. When the last of these is given up, the
 ///   attempt rests, and with it the state, until the next call.
 /// * **Balanced channels** (`Channel::balance_list` and `balance_channel`): they make their own connectors.
@@ -78,13 +78,13 @@ use crate::primitive::Arc;
 ///
 /// # The endpoint's options
 ///
-/// All are kept but one, `local_address`, which tonic does not tell a connector: the system chooses it.
+/// All are kept but one, `local_address`, which tonic does not pass to a connector: the system chooses it.
 /// `connect_timeout` covers name resolution and the TLS handshake too, not the wait for SETTINGS.
 ///
 /// # Errors
 ///
 /// * [`Error::NoRuntime`] outside of a tokio runtime, where tonic would panic; also if the endpoint has an executor of its own.
-/// * [`Error::InvalidTarget`] for a Unix socket, whose path tonic does not tell. Its address is told as `http://tonic`, so a host of
+/// * [`Error::InvalidTarget`] for a Unix socket, whose path tonic does not expose. Its address appears as `http://tonic`, so a host of
 ///   that name must be given with its port.
 pub fn observe(endpoint: Endpoint) -> Result<(Channel, ChannelObserver), Error> {
     if *endpoint.uri() == UNIX {

@@ -1,11 +1,11 @@
 //! What has been seen of one channel.
 //!
 //! tonic makes one attempt at a time, but the socket of an earlier one may live on: streams that are open at a GOAWAY go
-//! on. So each attempt has a number, and only what the current one tells counts; one that is lost is no longer current,
-//! whatever it tells then.
+//! on. So each attempt has a number, and only reports of the current one count; one that is lost is no longer current,
+//! whatever it reports then.
 //!
 //! The truth is [`Inner`], under the lock of its watch channel; `state` is its mirror, stored under that lock, so that it is
-//! never older than what a waiter has been told.
+//! never older than what a waiter has been notified of.
 
 use tokio::sync::watch;
 
@@ -41,7 +41,7 @@ impl Seen {
 
     #[inline]
     pub(super) fn state(&self) -> ConnectivityState {
-        // Acquire: who sees Ready also sees what led to it.
+        // Acquire: a thread that sees Ready also sees what led to it.
         ConnectivityState::from_u8(self.state.load(Ordering::Acquire))
     }
 
@@ -58,7 +58,7 @@ impl Seen {
             inner.last += 1;
             number = inner.last;
             inner.live = true;
-            // A failure is told until an attempt succeeds.
+            // A failure is reported until an attempt succeeds.
             if inner.state != TransientFailure {
                 inner.state = Connecting;
             }
@@ -66,7 +66,7 @@ impl Seen {
         Attempt { seen: Arc::clone(self), number }
     }
 
-    /// The channel is gone. For good: nothing is told after it.
+    /// The channel is dropped, permanently: nothing is reported after it.
     pub(super) fn shut_down(&self) {
         self.update(|inner| inner.state = Shutdown);
     }

@@ -17,7 +17,7 @@ pub(super) struct Stream<Io> {
     attempt: Attempt,
 }
 
-/// What is spoken on the socket. The client speaks first, so its first byte tells.
+/// What is spoken on the socket. The client speaks first, so its first byte shows which it is.
 ///
 /// The endpoint's scheme does not: built without TLS, tonic speaks plain HTTP/2 to an `https` endpoint.
 enum Protocol {

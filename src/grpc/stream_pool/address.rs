@@ -1,25 +1,25 @@
-//! One address: its connections, and who waits for a stream of them.
+//! One address: its connections, and the waiters for their streams.
 //!
 //! # Protocol
 //!
 //! * `list` holds the connections that may take streams. It changes only with `slow` held; a get reads it under a shard of the
 //!   reader's own, and takes a stream of a connection with one compare-exchange, bounded by that connection's limit.
-//! * Who finds none joins `slow.queue`, in order. `waiting` mirrors the queue's length: while it is not zero a get queues up too,
-//!   so nobody is overtaken.
-//! * **No wake-up is lost**: who joins stores `waiting` and then looks for room (in `serve`); who gives a stream back lowers
+//! * A get that finds none joins `slow.queue`, in order. `waiting` mirrors the queue's length: while it is not zero a get queues up too,
+//!   so no waiter is overtaken.
+//! * **No wake-up is lost**: a get that joins stores `waiting` and then looks for room (in `serve`); the return of a stream lowers
 //!   `streams` and then looks at `waiting`. All four are SeqCst, so at least one of the two sees the other.
 //! * Whatever may have made room (a stream that came back, a connection that became Ready, a limit that rose) ends in
-//!   [`serve`](Address::serve): under the lock it hands streams to the waiters in front and adds connections for those who are
-//!   left; the waiters are told, and the connections dialled, after the lock is released, for that runs code of others.
-//! * A connection leaves the list for good when it is lost, failed, grown old or not needed. Its streams go on; its socket closes
+//!   [`serve`](Address::serve): under the lock it hands streams to the waiters in front and adds connections for those that
+//!   are left; the waiters are notified, and the connections dialed, after the lock is released, because that runs foreign code.
+//! * A connection leaves the list permanently when it is lost, failed, grown old or not needed. Its streams go on; its socket closes
 //!   with the last of them, because each holds the [`Member`].
 //! * The group calls [`changed`](Watcher::changed) with no lock held, in no order; what it finds under the lock counts.
 //!
 //! # How many connections
 //!
 //! For `n` streams as many as their limits require, and up to one a core if each has [`SPREAD_AT`] or more: a connection
-//! is driven by one task, so that on one core they would only cost system calls. Until the address has told its limit, the
-//! first connection is dialled alone, so a burst does not overshoot; then all that are needed at once, at the gate's pace.
+//! is driven by one task, so that on one core they would only cost system calls. Until the server has announced its limit, the
+//! first connection is dialed alone, so a burst does not overshoot; then all that are needed at once, at the gate's pace.
 
 use std::collections::VecDeque;
 
@@ -185,7 +185,7 @@ impl Address {
         }
     }
 
-    /// Another connection beside those that have room, if their streams are reason for one. For who has taken one, with no lock
+    /// Another connection beside those that have room, if their streams are reason for one. For a caller that has taken one, with no lock
     /// held.
     #[inline]
     pub(super) fn consider_spreading(self: &Arc<Self>, slot: &Slot) {
@@ -247,7 +247,7 @@ impl Address {
         least(read(&self.list).iter())
     }
 
-    /// How many who wait now may hope for a stream of a connection that is not Ready yet.
+    /// How many waiters may expect a stream of a connection that is not Ready yet.
     fn room_to_come(&self) -> usize {
         let list = read(&self.list);
         let to_come = list.iter().filter(|member| member.is_on_its_way()).count()
@@ -308,7 +308,7 @@ impl Address {
         let wanted = match self.known_limit.load(Ordering::Relaxed) {
             // A server that takes nothing now will not take more for being asked twice.
             _ if none_allowed => 0,
-            // One at a time, until one has told.
+            // One at a time, until a server has announced its limit.
             0 => usize::from(waiting > 0),
             limit => waiting.div_ceil(limit as usize),
         };
@@ -357,7 +357,7 @@ impl Address {
         due.iter().try_for_each(|conn| conn.shared.dial())
     }
 
-    /// Somebody in the queue waits no more.
+    /// A waiter in the queue has given up.
     pub(super) fn waiter_left(&self) {
         let mut slow = self.slow.lock();
         slow.gone += 1;
@@ -411,7 +411,7 @@ impl Address {
         Member::new(self, joined, pooled, self.config.ttl)
     }
 
-    /// One more in the list. Under the lock; to be dialled after it.
+    /// One more in the list. Under the lock; to be dialed after it.
     fn add(self: &Arc<Self>) -> ClientConn {
         let member = Arc::new(self.make(true));
         let conn = member.conn.clone();
@@ -450,7 +450,7 @@ impl Address {
                     self.spreading.store(false, Ordering::Relaxed);
                 }
                 ConnectivityState::Connecting => return,
-                // Its dial was given up with its runtime; who waits dials on theirs.
+                // Its dial was given up with its runtime; the waiters dial on their own.
                 ConnectivityState::Idle if member.conn.shared.is_untried() => {
                     later.nudge.extend(slow.queue.iter().cloned());
                 }
@@ -476,7 +476,7 @@ impl Address {
 
     // ── what the keeper and others ask ──
 
-    /// Has a connection, if there should be one, and one that is dialled.
+    /// Has a connection, if there should be one, and one that is dialed.
     pub(super) fn warm(self: &Arc<Self>) {
         self.serve();
         // Where there is no runtime there is nothing to be done about it.
@@ -491,7 +491,7 @@ impl Address {
         read(&self.list).iter().any(|member| member.is_ready())
     }
 
-    /// Streams under way, and who waits for one.
+    /// Streams under way, and waiters for one.
     pub(super) fn load(&self) -> usize {
         self.streams.now.load(Ordering::Relaxed) as usize + self.waiting.load(Ordering::Relaxed)
     }
@@ -595,7 +595,8 @@ impl Address {
         }
     }
 
-    /// No more streams; those that run go on. Who waits is told. Returns the connections, also those that were running out.
+    /// No more streams; those that run go on. The waiters fail. Returns the connections, including those that
+    /// were running out.
     pub(super) fn empty(self: &Arc<Self>) -> Vec<Arc<Member>> {
         let (waiters, members) = {
             let mut slow = self.slow.lock();
@@ -624,12 +625,12 @@ impl Slow {
         self.retired.push(Arc::downgrade(member));
     }
 
-    /// Who waits.
+    /// How many wait.
     fn queued(&self) -> usize {
         self.queue.len().saturating_add_signed(-self.gone)
     }
 
-    /// The first in the queue who still waits.
+    /// The first in the queue that still waits.
     fn next(&mut self) -> Option<Arc<Waiter>> {
         while let Some(waiter) = self.queue.pop_front() {
             if waiter.take() {
@@ -641,7 +642,7 @@ impl Slow {
     }
 
     fn put_back(&mut self, waiter: Arc<Waiter>) {
-        // Who has left meanwhile was not in the queue, and did not count.
+        // A waiter that has left in the meantime was not in the queue, and did not count.
         if waiter.put_back() {
             self.queue.push_front(waiter);
         }

@@ -91,7 +91,7 @@ impl Addresses {
         Addresses { feed: feed.boxed(), what: "dns", name }
     }
 
-    /// What a tower [`Discover`] tells, which may be any stream of `Result<Change<_, String>, _>`: of an xDS client, of Kubernetes'
+    /// What a tower [`Discover`] reports, which may be any stream of `Result<Change<_, String>, _>`: of an xDS client, of Kubernetes'
     /// API, of a file that is watched. When it ends, the last addresses stay; an error changes nothing, but
     /// before the first addresses calls fail with it.
     pub fn discover<D>(discover: D) -> Self
@@ -100,12 +100,13 @@ impl Addresses {
         D::Key: Send + 'static,
         D::Error: Into<BoxError>,
     {
-        let told = Told { discover: Box::pin(discover), known: Vec::new(), failed: None, ended: false };
-        let feed = stream::unfold(told, |mut told| async move {
-            let news = poll_fn(|cx| told.poll_news(cx)).await?;
-            let all =
-                news.map(|()| told.known.iter().map(|(_, address)| Node::from(address.clone())).collect());
-            Some((all, told))
+        let discovered =
+            Discovered { discover: Box::pin(discover), known: Vec::new(), failed: None, ended: false };
+        let feed = stream::unfold(discovered, |mut discovered| async move {
+            let changes = poll_fn(|cx| discovered.poll_changes(cx)).await?;
+            let all = changes
+                .map(|()| discovered.known.iter().map(|(_, address)| Node::from(address.clone())).collect());
+            Some((all, discovered))
         });
         Addresses { feed: feed.boxed(), what: "discover", name: Arc::from("a discovered set of addresses") }
     }
@@ -115,18 +116,18 @@ impl Addresses {
     }
 }
 
-/// What a discover has told.
-struct Told<D: Discover<Service = String>> {
+/// What a discover has reported.
+struct Discovered<D: Discover<Service = String>> {
     discover: Pin<Box<D>>,
     known: Vec<(D::Key, String)>,
-    /// An error, and the end, that came in one breath with changes: told after those.
+    /// An error, and the end, that came together with changes: reported after those.
     failed: Option<BoxError>,
     ended: bool,
 }
 
-impl<D: Discover<Service = String, Error: Into<BoxError>>> Told<D> {
+impl<D: Discover<Service = String, Error: Into<BoxError>>> Discovered<D> {
     /// `Ok`: `known` has changed. Takes all that is there at once, so that a set which comes in pieces is not used in pieces.
-    fn poll_news(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<(), BoxError>>> {
+    fn poll_changes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<(), BoxError>>> {
         let mut changed = false;
         while self.failed.is_none() && !self.ended {
             match self.discover.as_mut().poll_discover(cx) {

@@ -156,13 +156,13 @@ async fn follow_feed(set: &Weak<Set>, pool: &Weak<Inner>) {
     loop {
         // The feed is taken out while it is polled, so that the set is not held; it comes back if the task is dropped.
         let Some(mut lent) = set.upgrade().and_then(Lent::new) else { break };
-        let Some(news) = lent.next().await else {
+        let Some(update) = lent.next().await else {
             lent.ended();
             break;
         };
         drop(lent);
         let (Some(set), Some(inner)) = (set.upgrade(), pool.upgrade()) else { return };
-        match news {
+        match update {
             Ok(addresses) => set.apply(&StreamPool { inner }, addresses),
             Err(error) => {
                 trace_event!("addresses not updated", error = with_causes(&*error));
@@ -336,7 +336,7 @@ impl Source for BalancedSource {
                         tried.clear();
                         failed.clear();
                     }
-                    // An empty set, until the feed tells of another.
+                    // An empty set, until the feed reports another.
                     Error::NoAddresses if wait_for_ready => tokio::select! {
                         _ = closed.wait_for(|closed| *closed) => return Err(Error::Closed),
                         _ = reported.changed() => {}

@@ -74,7 +74,7 @@ impl StreamPoolBuilder {
 
     connection_options!();
 
-    /// At most this many connections to one address. More than 0; default: 100. One that is running out (it was lost, told to
+    /// At most this many connections to one address. More than 0; default: 100. One that is running out (it was lost, got a GOAWAY to
     /// go away, or has grown old) does not count.
     pub fn size(mut self, connections: usize) -> Self {
         self.config.size = connections;
@@ -146,7 +146,7 @@ impl StreamPoolBuilder {
             return Err(Error::config("min_idle", "it is more than `size`"));
         }
         options.tuning.backoff.check("redial")?;
-        // Whatever is wrong with the template is told here, and not by each address.
+        // An error in the template is returned here, and not by each address.
         options.for_target("localhost:1", None).check()?;
         config.ttl = config.ttl.min(YEAR);
         // Else each get beyond `SPREAD_AT` would look for a connection that may not be.

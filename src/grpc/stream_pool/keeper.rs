@@ -1,6 +1,6 @@
 //! The keeper: one task a pool, which comes by each address four times in a `ttl`.
 //!
-//! It runs on the runtime of whoever asked last when there was none, holds no pool alive, and ends with it. When its runtime
+//! It runs on the runtime of the get that found none, holds no pool alive, and ends with it. When its runtime
 //! ends, or there is no address left, the next get starts another.
 
 use tokio::time::sleep;

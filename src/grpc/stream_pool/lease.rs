@@ -53,7 +53,7 @@ impl StreamLease {
     }
 
     /// Waits until it has its stream: at once, unless all were taken or no connection is up yet. A call waits by
-    /// itself; this is for who wants to know before.
+    /// itself; this is for callers that want to know before.
     ///
     /// Cancel safe: the place in the queue stays.
     ///

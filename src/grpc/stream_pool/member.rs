@@ -12,7 +12,7 @@ use crate::grpc::options::about;
 use crate::primitive::Arc;
 use crate::primitive::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-/// One socket in its life: what is lost is not dialled again, another takes its place.
+/// One socket in its life: what is lost is not dialed again, another takes its place.
 #[repr(C)]
 pub(super) struct Member {
     /// Leases, and calls that outlive theirs. Raised only by `try_take`, up to `limit`; lowered by the drop of a [`Slot`]. First,
@@ -127,7 +127,7 @@ impl Slot {
         &self.member
     }
 
-    /// Whether its connection takes no more calls, for good.
+    /// Whether its connection permanently takes no more calls.
     pub(super) fn is_lost(&self) -> bool {
         self.member.pooled && !self.member.is_ready()
     }

@@ -1,7 +1,7 @@
 //! [`StreamPool`]: many calls, many addresses, as few connections as the load needs.
 //!
 //! * [`address`] is the heart: one address's connections, the choice among them, and the queue.
-//! * [`member`] is one connection with its count of streams, [`waiter`] one who waits for a stream.
+//! * [`member`] is one connection with its count of streams, [`waiter`] a waiter for a stream.
 //! * [`lease`] and [`channel`] are what callers hold; [`balance`] spreads over several addresses.
 //! * [`keeper`] comes by from time to time, and lets go of what is not needed.
 
@@ -55,17 +55,17 @@ use crate::primitive::atomic::{AtomicBool, Ordering};
 /// # Get
 ///
 /// [`get`](Self::get) takes a stream of the Ready connection that has the fewest. If there is none, the lease joins the
-/// address's queue: those who wait share one dial, and what comes is handed out in their order. Only when an address has
+/// address's queue: the waiters share one dial, and streams are handed out in their order. Only when an address has
 /// [`size`](StreamPoolBuilder::size) connections whose streams are all taken, [`overflow`](StreamPoolBuilder::overflow) decides.
 /// For clients that live long, [`channel`](Self::channel) picks a connection for each request, and [`balance`](Self::balance)
 /// spreads requests over several addresses.
 ///
 /// # Faults
 ///
-/// A connection that is lost, told to go away or cannot be established takes no new stream from that moment on; streams that
+/// A connection that is lost, gets a GOAWAY or cannot be established takes no new stream from that moment on; streams that
 /// run on it go on, and its socket closes with the last. An error that the server answers with, whatever its code, is
-/// no fault of the connection. If no other connection is there, who waits gets the dial's error, and while the address does
-/// not answer, it is dialled at a bounded rate, as in a [`ClientPool`](super::ClientPool).
+/// no fault of the connection. If there is no other connection, waiters get the dial's error, and while the address does
+/// not answer, it is dialed at a bounded rate, as in a [`ClientPool`](super::ClientPool).
 ///
 /// # The end of a connection
 ///
@@ -83,7 +83,7 @@ struct Inner {
     config: Arc<Config>,
     /// Looked up by each get, changed by few.
     addresses: ShardedLock<HashMap<Arc<str>, Arc<Address>>>,
-    /// Whether it is closed. Told to who waits for other things than streams; the keeper ends with it.
+    /// Whether it is closed, for tasks that wait for other things than streams; the keeper ends with it.
     closed: watch::Sender<bool>,
     /// Whether there is a keeper. It clears this when it ends; when it ends because there is no address left, under the lock
     /// of `addresses`.
@@ -188,7 +188,7 @@ impl StreamPool {
     ///
     /// Of two that are drawn at random it is the one with fewer streams; addresses that have no Ready connection are passed over,
     /// unless none has. A request that was certainly not processed by one goes to another. Each address is kept connected
-    /// while it is in the set, and dialled again at a bounded rate while it does not answer.
+    /// while it is in the set, and dialed again at a bounded rate while it does not answer.
     pub fn balance(&self, addresses: Addresses) -> BalancedChannel {
         BalancedChannel::new(self.clone(), addresses)
     }
@@ -243,7 +243,7 @@ impl StreamPool {
         Ok(address)
     }
 
-    /// Closes the pool, for good: who waits, and each later `get`, fails with [`Error::Closed`]. Calls that run have
+    /// Closes the pool, permanently: all waiters, and each later `get`, fail with [`Error::Closed`]. Calls that run have
     /// [`close_grace`](StreamPoolBuilder::close_grace), none by default, to end; then they break off with the same error. Does not wait.
     pub fn close(&self) {
         let all = {

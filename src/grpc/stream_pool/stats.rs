@@ -1,4 +1,4 @@
-//! What a [`StreamPool`](super::StreamPool) tells of itself.
+//! A snapshot of a [`StreamPool`](super::StreamPool)'s counters.
 
 use std::time::Duration;
 
@@ -66,7 +66,7 @@ pub struct ConnectionStats {
     pub streams: u32,
     /// What it takes; 0 until it has been Ready.
     pub max_streams: u32,
-    /// Since it was made, before it was dialled.
+    /// Since it was made, before it was dialed.
     pub age: Duration,
     /// Calls that were sent.
     pub calls: u64,

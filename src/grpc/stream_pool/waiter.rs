@@ -1,4 +1,4 @@
-//! One who waits for a stream.
+//! A waiter for a stream.
 
 use tokio::sync::Notify;
 
@@ -10,14 +10,14 @@ use crate::primitive::{Arc, Mutex};
 /// A place in an address's queue. The queue holds it, and by way of [`Pending`] a lease and its calls.
 pub(super) struct Waiter {
     state: Mutex<State>,
-    /// Told when the state has changed, or the waiter should look after the address itself.
-    news: Notify,
+    /// Notified when the state has changed, or the waiter should dial for the address itself.
+    changed: Notify,
 }
 
 enum State {
     /// In the queue.
     Waiting,
-    /// Taken out of the queue by who is about to settle it.
+    /// Taken out of the queue by the thread that is about to settle it.
     Taken,
     Granted(Arc<Slot>),
     Failed(Error),
@@ -27,7 +27,7 @@ enum State {
 
 impl Waiter {
     pub(super) fn new() -> Arc<Self> {
-        Arc::new(Waiter { state: Mutex::new(State::Waiting), news: Notify::new() })
+        Arc::new(Waiter { state: Mutex::new(State::Waiting), changed: Notify::new() })
     }
 
     pub(super) fn is_gone(&self) -> bool {
@@ -67,7 +67,7 @@ impl Waiter {
 
     /// Has the waiter look again. Not under the address's lock.
     pub(super) fn nudge(&self) {
-        self.news.notify_waiters();
+        self.changed.notify_waiters();
     }
 
     fn settle(&self, to: State) -> Option<State> {
@@ -77,7 +77,7 @@ impl Waiter {
         }
         *state = to;
         drop(state);
-        self.news.notify_waiters();
+        self.changed.notify_waiters();
         None
     }
 }
@@ -114,13 +114,13 @@ impl Pending {
         }
     }
 
-    /// Waits for the stream; the same for all who ask. Cancel safe.
+    /// Waits for the stream; all callers get the same one. Cancel safe.
     pub(super) async fn granted(&self) -> Result<Arc<Slot>, Error> {
         loop {
-            let news = self.waiter.news.notified();
-            tokio::pin!(news);
+            let changed = self.waiter.changed.notified();
+            tokio::pin!(changed);
             // Before the look: nothing is missed.
-            news.as_mut().enable();
+            changed.as_mut().enable();
             match &*self.waiter.state.lock() {
                 State::Granted(slot) => return Ok(Arc::clone(slot)),
                 State::Failed(error) => return Err(error.clone()),
@@ -128,7 +128,7 @@ impl Pending {
             }
             // Here is a runtime, and where the lease was made there may have been none.
             self.address.dial_what_is_due()?;
-            news.await;
+            changed.await;
         }
     }
 }

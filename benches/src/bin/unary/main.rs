@@ -1,9 +1,9 @@
 //! What does a unary call cost through this crate, beside the same through a bare tonic `Channel`?
 //!
-//! `cargo run --release -p cenote-benches --bin unary -- [--rounds 60] [--seconds 0.25] [--only NAME] [--workers N] [--callers N]`
+//! `cargo run --release -p cenote-benches --bin unary -- [--rounds 60] [--seconds 0.25] [--only NAME] [--workers N] [--callers N] [--size BYTES]`
 //!
 //! One server with one thread, in a process of its own. Each contender is measured beside another, the `Channel` as a rule, in
-//! short rounds that take turns (A B, B A, A B, ...), so that whatever else the machine does falls on both; what is reported are the ratios of neighbours: their
+//! short rounds that take turns (A B, B A, A B, ...), so that whatever else the machine does falls on both; what is reported are the ratios of neighbors: their
 //! median and, in brackets, the quartiles. A ratio above 1 is in this crate's favour. A call's CPU time is that of the whole client
 //! process, its kernel part included. Allocations are counted in rounds of their own, since counting takes time.
 
@@ -14,7 +14,7 @@ use std::hint::black_box;
 use std::pin::Pin;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use cenote::SyncPool;
@@ -36,8 +36,11 @@ static ALLOCATOR: count::Counting = count::Counting;
 const CALLERS: [usize; 4] = [1, 8, 64, 256];
 const WORKERS: [usize; 2] = [1, 2];
 
+/// How long the name is that the server answers with.
+static SIZE: AtomicUsize = AtomicUsize::new(3);
+
 fn hello() -> HelloRequest {
-    HelloRequest { name: "ada".to_owned(), delay_ms: 0 }
+    HelloRequest { name: "a".repeat(SIZE.load(Ordering::Relaxed)), delay_ms: 0 }
 }
 
 /// Something that calls go through: one caller's calls, one after another, until it is time; how many they were.
@@ -176,6 +179,7 @@ fn options() -> Option<Options> {
             "--only" => options.only = Some(value),
             "--workers" => options.workers = Some(value.parse().ok()?),
             "--callers" => options.callers = Some(value.parse().ok()?),
+            "--size" => SIZE.store(value.parse().ok()?, Ordering::Relaxed),
             _ => return None,
         }
     }
@@ -187,7 +191,9 @@ fn main() -> ExitCode {
         return ended;
     }
     let Some(options) = options() else {
-        eprintln!("there are --rounds, --seconds, --workers and --callers with a NUMBER, and --only NAME");
+        eprintln!(
+            "there are --rounds, --seconds, --workers, --callers and --size with a NUMBER, and --only NAME"
+        );
         return ExitCode::from(2);
     };
     println!("{}, {}; load {}", date(SystemTime::now()), machine(), load_average());

@@ -1,4 +1,4 @@
-//! Rounds of two contenders that take turns, and what their neighbours' ratios say.
+//! Rounds of two contenders that take turns, and what their neighbors' ratios say.
 
 use std::fmt;
 use std::sync::Barrier;
