@@ -344,16 +344,16 @@ fn a_caller_whose_connection_dials_on_a_runtime_that_rests_dials_on_his_own() {
         });
         let pool =
             ClientPool::builder("any:1").connector(connector).wait_for_ready(wait_for_ready).build().unwrap();
-        let first = resting.block_on(async {
-            let first = call(&pool);
+        let mut first = None;
+        resting.block_on(async {
+            first = Some(call(&pool));
             eventually_async("the first dials", || pool.stats().dials == 1).await;
-            first
         });
         let conn = pool.get_owned();
         elsewhere.block_on(async { call_on(conn).await.unwrap().unwrap() });
         // And what the first dial comes to, if its runtime goes on, counts for nothing.
         let before = pool.stats();
-        first.abort();
+        first.unwrap().abort();
         resting.block_on(async { tokio::time::sleep(Duration::from_millis(50)).await });
         elsewhere.block_on(async { call(&pool).await.unwrap().unwrap() });
         assert_eq!(pool.stats().dials, before.dials);

@@ -288,6 +288,7 @@ async fn a_status_is_told_as_it_was_sent_or_as_unknown_where_that_cannot_be_read
         trailers!("16", &[("grpc-status", "16")], Unauthenticated),
         trailers!("17", &[("grpc-status", "17")], Unknown),
         trailers!("05", &[("grpc-status", "05")], NotFound),
+        trailers!("00", &[("grpc-status", "00")], Code::Ok),
         trailers!("-1", &[("grpc-status", "-1")], Unknown),
         trailers!("empty", &[("grpc-status", "")], Unknown),
         trailers!("words", &[("grpc-status", "NOT_FOUND")], Unknown),
