@@ -416,3 +416,41 @@ fn each_runtime_keeps_to_a_connection_of_its_own() {
     assert!(stats.dials <= 8 && stats.idle <= 24, "{stats:?}");
     assert_eq!(stats.lent, 0);
 }
+
+/// Polls to the end on this thread, without a runtime.
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    struct Unpark(std::thread::Thread);
+    impl std::task::Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Arc::new(Unpark(std::thread::current())).into();
+    let mut future = std::pin::pin!(future);
+    loop {
+        if let std::task::Poll::Ready(output) =
+            future.as_mut().poll(&mut std::task::Context::from_waker(&waker))
+        {
+            return output;
+        }
+        std::thread::park();
+    }
+}
+
+#[test]
+fn a_call_outside_of_any_runtime_stays_on_the_connection_that_there_is() {
+    let server = TonicServer::start_with(|server| server.max_concurrent_streams(1));
+    let pool = ClientPool::new(server.target()).unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    runtime.block_on(async { call(&pool).await.unwrap().unwrap() });
+    let busy = {
+        let mut client = GreeterClient::new(pool.get_owned());
+        runtime.spawn(async move { client.say_hello(slow_hello("ada", Duration::from_millis(100))).await })
+    };
+    eventually("the stream is taken", || server.seen.calls() == 2);
+    // Its only stream is taken: the call waits for it.
+    let conn = pool.get();
+    block_on(GreeterClient::new(conn).say_hello(hello("ada"))).unwrap();
+    runtime.block_on(busy).unwrap().unwrap();
+    assert!(pool.stats().made <= 2, "{:?}", pool.stats());
+}

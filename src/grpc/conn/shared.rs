@@ -306,7 +306,10 @@ impl Shared {
                 Err(error) => return Err(error),
             };
             if lease.call.has_slot() || lease.call.try_take_slot() {
-                if self.membership.is_some() && !lease.call.is_here() {
+                // A caller without a runtime has no connection of its own.
+                let is_foreign =
+                    self.membership.is_some() && !lease.call.is_here() && runtime::current().is_ok();
+                if is_foreign {
                     let Some(here) = self.elsewhere(Why::Foreign).await else { return Ok(lease) };
                     // So that the caller's thread does not find this one again the next time.
                     self.callers.one_is_unwelcome();
@@ -351,17 +354,23 @@ impl Shared {
         let Membership { pool, id, .. } = self.membership.as_ref()?;
         let mut tried = vec![*id];
         while let Some(Elsewhere { conn, ticket }) = pool.elsewhere(&tried, why) {
-            if let Ok(mut lease) = conn.lease_or_failure().await {
-                lease.hold(ticket);
-                let has_slot = match why {
-                    Why::Foreign if !lease.call.is_here() => false,
-                    Why::Full | Why::Foreign => lease.call.try_take_slot(),
-                    // There is nothing better to wait for.
-                    Why::Failed => lease.call.take_slot().await,
-                };
-                if has_slot {
-                    return Some(lease);
+            match conn.lease_or_failure().await {
+                Ok(mut lease) => {
+                    lease.hold(ticket);
+                    let has_slot = match why {
+                        Why::Foreign if !lease.call.is_here() => false,
+                        Why::Full | Why::Foreign => lease.call.try_take_slot(),
+                        // There is nothing better to wait for.
+                        Why::Failed => lease.call.take_slot().await,
+                    };
+                    if has_slot {
+                        return Some(lease);
+                    }
                 }
+                // Where the call has a connection, another attempt for a better one is not worth its while. It might
+                // also fail each time: where there is no runtime, for example.
+                Err(_) if why != Why::Failed => return None,
+                Err(_) => {}
             }
             tried.extend(conn.membership.as_ref().map(|membership| membership.id));
         }
