@@ -443,14 +443,15 @@ fn a_call_outside_of_any_runtime_stays_on_the_connection_that_there_is() {
     let pool = ClientPool::new(server.target()).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     runtime.block_on(async { call(&pool).await.unwrap().unwrap() });
+    let guard = pool.get_owned();
+    let same = (*guard).clone();
     let busy = {
-        let mut client = GreeterClient::new(pool.get_owned());
+        let mut client = GreeterClient::new(guard);
         runtime.spawn(async move { client.say_hello(slow_hello("ada", Duration::from_millis(100))).await })
     };
     eventually("the stream is taken", || server.seen.calls() == 2);
     // Its only stream is taken: the call waits for it.
-    let conn = pool.get();
-    block_on(GreeterClient::new(conn).say_hello(hello("ada"))).unwrap();
+    block_on(GreeterClient::new(same).say_hello(hello("ada"))).unwrap();
     runtime.block_on(busy).unwrap().unwrap();
     assert!(pool.stats().made <= 2, "{:?}", pool.stats());
 }
