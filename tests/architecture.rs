@@ -16,6 +16,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("local", &["primitive", "stats", "aging"]),
     // second floor: the pools
     ("sync_pool", &["primitive", "local", "stats", "aging"]),
+    ("bounded", &["primitive"]),
     ("grpc", &["primitive", "stats"]),
     ("grpc/stream_pool", &["primitive"]),
     ("grpc/client_pool", &["primitive", "stats", "aging", "sync_pool"]),
