@@ -11,42 +11,77 @@
 //! * Waiters are served in order. A newcomer gets an object only when there is no waiter.
 //! * **An agent for every waiter**: while there is a waiter, an object is out (leased, checking, or
 //!   closing), or a creation is running, is due, or is scheduled for a known time.
-//! * Each object is either idle, granted, or with a caller. Nothing is granted to a waiter whose deadline
-//!   has passed.
+//! * Each object is either idle, granted, in the list of work, or with a caller or a task. Nothing is granted
+//!   to a waiter whose deadline has passed.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::task::Waker;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::waiters::{Key, State, Waiters};
+use super::alarm::Alarm;
+use super::error::Phase;
+use super::stats::BoundedStats;
+use super::time::Time;
+use super::tracking::Tracking;
+use super::waiters::{Key, Looked, State, Waiters};
+use crate::primitive::Arc;
+
+/// How long a waiter has to take what it was granted, while others wait.
+pub(super) const PATIENCE: Duration = Duration::from_millis(100);
+
+/// An object that was verified so recently, and not used since, needs no check on borrow.
+const FRESH: Duration = Duration::from_secs(1);
 
 /// What the pool knows of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Meta {
     pub(super) id: u64,
     generation: u64,
-    pub(super) created: Instant,
+    pub(super) created: Time,
     /// When it has lived as long as it may.
-    expires: Option<Instant>,
-    /// When it came back last.
-    returned: Instant,
-    /// Whether a caller has had it: it is reset before the next one gets it.
+    expires: Time,
+    /// When it came back last, or was created.
+    returned: Time,
+    /// When a check passed, or it was created.
+    verified: Time,
+    /// Whether a caller has had it since then.
     pub(super) is_used: bool,
+    /// Whether it is to be reset before a caller gets it.
+    pub(super) is_dirty: bool,
+    /// Whether its end is so near that the minimum is filled up without it.
+    is_old: bool,
 }
 
 #[derive(Debug)]
-pub(super) struct Object<T> {
+pub(super) struct Stored<T> {
     pub(super) value: T,
     pub(super) meta: Meta,
 }
 
+/// Boxed, so that a pointer moves, however big the value is.
+pub(super) type Object<T> = Box<Stored<T>>;
+
 /// Why a waiter gets no object.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) enum Failure<E> {
-    TimedOut,
+    TimedOut(Phase, BoundedStats, Option<usize>, Option<E>),
     Closed,
+    NoRuntime,
     /// A creation failed, and the pool does not wait for the next.
     Create(E),
+}
+
+/// When an idle object is checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CheckWhen {
+    /// Before each lease, unless it passed a check less than a second ago and has not been leased since.
+    Borrowed,
+    /// Before a lease, if it has been idle for this long.
+    IdleFor(Duration),
+    /// In the background, each time that it has been idle for this long; never before a lease.
+    Background(Duration),
+    /// Only when another object turned out to be broken.
+    Suspect,
 }
 
 /// The options of a pool.
@@ -54,43 +89,93 @@ pub(super) enum Failure<E> {
 pub(super) struct Rules {
     pub(super) max_size: usize,
     pub(super) min_size: usize,
+    pub(super) min_idle: usize,
     pub(super) max_creating: usize,
     pub(super) max_waiters: usize,
     pub(super) max_lifetime: Option<Duration>,
+    /// The part of a lifetime that is drawn at random.
+    pub(super) jitter: f64,
     pub(super) idle_timeout: Option<Duration>,
     pub(super) fail_fast: bool,
     pub(super) is_lifo: bool,
+    /// `None`: the manager has neither a check nor a hook before a lease.
+    pub(super) check: Option<CheckWhen>,
+    /// Whether returned objects are reset.
+    pub(super) resets: bool,
     /// The pauses after failed creations.
     pub(super) first_pause: Duration,
     pub(super) longest_pause: Duration,
+    pub(super) seed: u64,
+}
+
+/// In which state an object comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Good,
+    /// It is to be reset, whatever the rules say.
+    Dirty,
+    /// It is closed; that says nothing of the others.
+    Discarded,
+    /// It is closed, and the idle ones are suspect.
+    Broken,
+    /// It is closed, and so are all that are as old.
+    AllBroken,
 }
 
 /// What the shell does after it has released the lock.
 #[must_use]
 #[derive(Debug)]
-pub(super) struct Effects<T> {
+pub(super) struct Effects<E> {
     /// The wakers of waiters that have an outcome.
     pub(super) wake: Vec<Waker>,
-    /// Objects to be closed; each counts as closing until [`Core::closed_one`].
-    pub(super) close: Vec<Object<T>>,
-    /// Whether the worker is to wake, because a creation is due or it would sleep too long.
+    /// Wakers and errors that are of no use any more. Their drop is foreign code.
+    pub(super) dropped: Vec<Waker>,
+    pub(super) errors: Vec<E>,
+    /// Alarms whose time has come.
+    pub(super) alarms: Vec<Arc<Alarm>>,
+    /// Whether there is work, or the driver would sleep too long.
     pub(super) work: bool,
 }
 
-impl<T> Effects<T> {
-    pub(super) fn new() -> Self {
-        Effects { wake: Vec::new(), close: Vec::new(), work: false }
+impl<E> Effects<E> {
+    pub(super) const fn new() -> Self {
+        Effects { wake: Vec::new(), dropped: Vec::new(), errors: Vec::new(), alarms: Vec::new(), work: false }
     }
 }
 
-/// What a get comes to.
+/// What there is to do: each is counted until its end is reported.
+#[must_use]
 #[derive(Debug)]
-pub(super) enum Got<T> {
+pub(super) struct Work<T> {
+    pub(super) create: usize,
+    pub(super) inspect: Vec<Object<T>>,
+    pub(super) close: Vec<Object<T>>,
+    /// When the driver is to come back, if nothing calls it before; and the number of this answer: a later answer
+    /// replaces an earlier one.
+    pub(super) sleep_until: Time,
+    pub(super) answer: u64,
+}
+
+#[derive(Debug)]
+pub(super) enum Taken<T> {
     Object(Object<T>),
-    Queued(Key),
+    Nothing,
+    Closed,
+}
+
+#[derive(Debug)]
+pub(super) enum Queued {
+    As(Key),
     Closed,
     /// There are as many waiters as there may be.
     Full,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Open,
+    Draining,
+    Closed,
 }
 
 #[derive(Debug)]
@@ -98,222 +183,459 @@ pub(super) struct Core<T, E> {
     rules: Rules,
     idle: VecDeque<Object<T>>,
     leased: usize,
+    /// Creations that run, the overdue ones among them.
     creating: usize,
+    /// Creations that have run for longer than they may, and have not ended: they count against the limit, since the server
+    /// may see them, but do not keep others from beginning.
+    overdue: usize,
+    /// With those in `inspect`.
     checking: usize,
+    /// With those in `close`.
     closing: usize,
+    inspect: Vec<Object<T>>,
+    close: Vec<Object<T>>,
     waiters: Waiters<Object<T>, Failure<E>>,
     generation: u64,
-    closed: bool,
-    made: u64,
+    stage: Stage,
+    /// Woken when nothing is left of a pool that drains.
+    drainers: Vec<Waker>,
+    /// Objects that `try_get` did not find.
+    asked: usize,
+    /// Idle objects that are about to expire, as of the last tick.
+    old: usize,
     /// Failed creations in a row, and when the next one may begin.
     failures: u32,
-    retry_at: Option<Instant>,
-    pub(super) last_error: Option<E>,
-    /// Until when the worker sleeps, unless it is woken.
-    sleeps_until: Option<Instant>,
+    retry_at: Time,
+    last_error: Option<E>,
+    /// Ends of time limits: the driver rings them.
+    alarms: BTreeMap<(Time, u64), Arc<Alarm>>,
+    last_alarm: u64,
+    /// Until when the driver sleeps, unless it is called.
+    sleeps_until: Time,
+    answers: u64,
+    random: u64,
+    counters: BoundedStats,
+    pub(super) tracking: Option<Tracking>,
 }
 
 impl<T, E: Clone> Core<T, E> {
     pub(super) fn new(rules: Rules) -> Self {
+        let random = rules.seed;
         Core {
             rules,
             idle: VecDeque::new(),
             leased: 0,
             creating: 0,
+            overdue: 0,
             checking: 0,
             closing: 0,
+            inspect: Vec::new(),
+            close: Vec::new(),
             waiters: Waiters::new(),
             generation: 0,
-            closed: false,
-            made: 0,
+            stage: Stage::Open,
+            drainers: Vec::new(),
+            asked: 0,
+            old: 0,
             failures: 0,
-            retry_at: None,
+            retry_at: Time::from_nanos(0),
             last_error: None,
-            sleeps_until: None,
+            alarms: BTreeMap::new(),
+            last_alarm: 0,
+            sleeps_until: Time::NEVER,
+            answers: 0,
+            random,
+            counters: BoundedStats::default(),
+            tracking: None,
         }
     }
 
+    #[inline]
     pub(super) fn size(&self) -> usize {
         self.idle.len() + self.leased + self.creating + self.checking + self.closing
     }
 
     // ── getters ──
 
-    pub(super) fn get(
-        &mut self,
-        deadline: Option<Instant>,
-        now: Instant,
-        effects: &mut Effects<T>,
-    ) -> Got<T> {
-        if self.closed {
-            return Got::Closed;
+    /// Takes an idle object, if no caller waits for one. `now` may be some milliseconds late.
+    #[inline]
+    pub(super) fn take(&mut self, now: Time, effects: &mut Effects<E>) -> Taken<T> {
+        if self.waiters.waiting() > 0 {
+            return Taken::Nothing;
         }
-        if self.waiters.waiting() == 0
-            && let Some(object) = self.take_idle(now, effects)
-        {
-            self.leased += 1;
-            return Got::Object(object);
+        // All in one: a closed pool has no idle objects.
+        if let Some(object) = self.pop_idle() {
+            if self.is_fit(&object.meta, now) && !self.needs_check(&object.meta, now) {
+                self.leased += 1;
+                self.counters.direct += 1;
+                if self.rules.min_idle > 0 {
+                    self.note_work(now, effects);
+                }
+                return Taken::Object(object);
+            }
+            self.push_popped(object);
+        }
+        self.take_slowly(now, effects)
+    }
+
+    #[cold]
+    fn take_slowly(&mut self, now: Time, effects: &mut Effects<E>) -> Taken<T> {
+        if self.stage != Stage::Open {
+            return Taken::Closed;
+        }
+        while let Some(object) = self.pop_idle() {
+            if !self.is_fit(&object.meta, now) {
+                self.close_object(object, effects);
+            } else if self.needs_check(&object.meta, now) {
+                self.push_popped(object);
+                break;
+            } else {
+                self.leased += 1;
+                self.counters.direct += 1;
+                self.note_work(now, effects);
+                return Taken::Object(object);
+            }
+        }
+        Taken::Nothing
+    }
+
+    /// A `try_get` found nothing: the next one will, if that is possible.
+    pub(super) fn ask(&mut self, now: Time, effects: &mut Effects<E>) {
+        if self.waiters.waiting() > 0 || self.checking + self.creating > 0 {
+            return;
+        }
+        match self.pop_idle() {
+            Some(object) => self.inspect_object(object, effects),
+            None => self.asked = 1,
+        }
+        self.note_work(now, effects);
+    }
+
+    pub(super) fn enqueue(
+        &mut self,
+        deadline: Time,
+        holder: u64,
+        waker: Waker,
+        now: Time,
+        effects: &mut Effects<E>,
+    ) -> Queued {
+        if self.stage != Stage::Open {
+            effects.dropped.push(waker);
+            return Queued::Closed;
         }
         self.revoke(now, effects);
         if self.waiters.waiting() >= self.rules.max_waiters {
-            return Got::Full;
+            self.expire(now, effects);
         }
-        let key = self.waiters.push_back(deadline);
+        if self.waiters.waiting() >= self.rules.max_waiters {
+            effects.dropped.push(waker);
+            return Queued::Full;
+        }
+        let key = self.waiters.push_back(deadline, holder, waker);
         self.serve(now, effects);
-        Got::Queued(key)
+        Queued::As(key)
     }
 
     /// Returns the waiter's outcome, if there is one. An object that it returns is leased.
-    pub(super) fn look(&mut self, key: Key, waker: &Waker) -> Option<Result<Object<T>, Failure<E>>> {
-        match self.waiters.look(key, waker)? {
-            State::Granted(object) => Some(Ok(object)),
+    pub(super) fn look(
+        &mut self,
+        key: Key,
+        waker: Waker,
+        now: Time,
+        effects: &mut Effects<E>,
+    ) -> Option<Result<Object<T>, Failure<E>>> {
+        // A waiter that slept when the others were failed has not heard of it.
+        let is_late = self.stage != Stage::Open && self.waiters.is_pending(key);
+        if is_late || self.waiters.has_expired(key, now) {
+            effects.dropped.push(waker);
+            let failure = if is_late { Failure::Closed } else { self.timed_out() };
+            let _ = self.waiters.remove(key, &mut effects.dropped);
+            return Some(Err(failure));
+        }
+        let state = match self.waiters.look(key, waker, &mut effects.dropped) {
+            Looked::Waiting => return None,
+            Looked::Awake => {
+                self.serve(now, effects);
+                if self.waiters.is_pending(key) {
+                    return None;
+                }
+                self.waiters.remove(key, &mut effects.dropped)
+            }
+            Looked::Done(state) => state,
+        };
+        match state {
+            State::Granted(object, _) => {
+                self.counters.waited += 1;
+                Some(Ok(object))
+            }
             State::Failed(failure) => Some(Err(failure)),
-            State::Waiting => None,
+            State::Waiting | State::Asleep => None,
         }
     }
 
     /// The waiter has given up.
-    pub(super) fn cancel(&mut self, key: Key, now: Instant, effects: &mut Effects<T>) {
-        if let State::Granted(object) = self.waiters.remove(key) {
-            // No caller has used it.
-            self.leased -= 1;
-            self.store(object, now, effects);
+    pub(super) fn cancel(&mut self, key: Key, now: Time, effects: &mut Effects<E>) {
+        match self.waiters.remove(key, &mut effects.dropped) {
+            State::Granted(object, _) => {
+                // No caller has used it.
+                self.leased -= 1;
+                self.store(object, now, effects);
+            }
+            State::Failed(Failure::Create(error)) => effects.errors.push(error),
+            State::Failed(Failure::TimedOut(_, _, _, error)) => effects.errors.extend(error),
+            State::Failed(_) | State::Waiting | State::Asleep => {}
         }
     }
 
-    /// A leased object is about to be checked, or reset, by its getter.
-    pub(super) fn begin_check(&mut self) {
-        self.leased -= 1;
-        self.checking += 1;
-    }
-
-    pub(super) fn checked(&mut self) {
-        self.checking -= 1;
-        self.leased += 1;
-    }
-
-    /// The object did not pass: its getter waits for another one, at the front of the queue.
-    pub(super) fn failed_check(
-        &mut self,
-        object: Object<T>,
-        deadline: Option<Instant>,
-        now: Instant,
-        effects: &mut Effects<T>,
-    ) -> Got<T> {
-        self.checking -= 1;
-        self.close_object(object, effects);
-        if self.closed {
-            return Got::Closed;
-        }
-        let key = self.waiters.push_front(deadline);
-        self.serve(now, effects);
-        Got::Queued(key)
+    /// Nothing can be created, and no object is left that may come back: the waiter waits without an agent.
+    pub(super) fn is_hopeless(&self) -> bool {
+        self.idle.len() + self.leased + self.creating + self.checking == 0
     }
 
     // ── what comes back ──
 
-    /// A lease has ended, and its object is as good as before.
-    pub(super) fn give_back(&mut self, mut object: Object<T>, now: Instant, effects: &mut Effects<T>) {
-        self.leased -= 1;
+    /// A lease has ended.
+    #[inline]
+    pub(super) fn give_back(
+        &mut self,
+        mut object: Object<T>,
+        verdict: Verdict,
+        now: Time,
+        effects: &mut Effects<E>,
+    ) {
         object.meta.is_used = true;
         object.meta.returned = now;
-        self.store(object, now, effects);
+        if let Some(tracking) = &mut self.tracking {
+            tracking.end(object.meta.id);
+        }
+        if verdict == Verdict::Good
+            && !self.rules.resets
+            && self.waiters.waiting() == 0
+            && self.size() <= self.rules.max_size
+            && self.is_fit(&object.meta, now)
+        {
+            self.leased -= 1;
+            effects.work |= self.would_oversleep(self.next_event(&object.meta));
+            self.idle.push_back(object);
+            return;
+        }
+        self.leased -= 1;
+        self.take_back(object, verdict, now, effects);
     }
 
-    /// A lease has ended, and its object must not be used again.
-    pub(super) fn discard(&mut self, object: Object<T>, now: Instant, effects: &mut Effects<T>) {
-        self.leased -= 1;
+    fn take_back(&mut self, mut object: Object<T>, verdict: Verdict, now: Time, effects: &mut Effects<E>) {
+        let resets = self.rules.resets;
+        match verdict {
+            Verdict::Good if !resets => self.store(object, now, effects),
+            Verdict::Good | Verdict::Dirty => {
+                // A surplus or outdated object is not worth a reset.
+                if self.size() + 1 > self.rules.max_size || !self.is_fit(&object.meta, now) {
+                    self.close_object(object, effects);
+                } else {
+                    object.meta.is_dirty = true;
+                    self.inspect_object(object, effects);
+                }
+                self.serve(now, effects);
+            }
+            Verdict::Discarded => {
+                self.close_object(object, effects);
+                self.serve(now, effects);
+            }
+            Verdict::Broken => self.broken(object, now, effects),
+            Verdict::AllBroken => {
+                let is_current = object.meta.generation == self.generation;
+                self.close_object(object, effects);
+                if is_current {
+                    self.invalidate_all(now, effects);
+                } else {
+                    self.serve(now, effects);
+                }
+            }
+        }
+    }
+
+    /// The idle ones are suspect: they are checked at once.
+    fn broken(&mut self, object: Object<T>, now: Time, effects: &mut Effects<E>) {
         self.close_object(object, effects);
+        while let Some(suspect) = self.idle.pop_front() {
+            self.inspect_object(suspect, effects);
+        }
+        // A server that broke a connection may be up again: the next attempt is due at once.
+        self.retry_at = self.retry_at.min(now);
         self.serve(now, effects);
     }
 
     /// The caller keeps the object, which no longer belongs to the pool.
-    pub(super) fn detached(&mut self, now: Instant, effects: &mut Effects<T>) {
+    pub(super) fn detached(&mut self, id: u64, now: Time, effects: &mut Effects<E>) {
+        if let Some(tracking) = &mut self.tracking {
+            tracking.end(id);
+        }
         self.leased -= 1;
         self.serve(now, effects);
+        self.wake_drainers(effects);
     }
 
-    /// An object of `Effects::close` is closed.
-    pub(super) fn closed_one(&mut self, now: Instant, effects: &mut Effects<T>) {
-        self.closing -= 1;
+    /// An object has been checked, or reset.
+    pub(super) fn inspected(
+        &mut self,
+        mut object: Object<T>,
+        verdict: Verdict,
+        now: Time,
+        effects: &mut Effects<E>,
+    ) {
+        self.checking -= 1;
+        match verdict {
+            Verdict::Good => {
+                object.meta.verified = now;
+                object.meta.is_used = false;
+                object.meta.is_dirty = false;
+                self.store(object, now, effects);
+            }
+            Verdict::Dirty => self.take_back(object, Verdict::Discarded, now, effects),
+            verdict => self.take_back(object, verdict, now, effects),
+        }
+    }
+
+    /// The task that checked an object is gone, and the object with it.
+    pub(super) fn inspection_lost(&mut self, now: Time, effects: &mut Effects<E>) {
+        self.checking -= 1;
+        self.counters.closed += 1;
         self.serve(now, effects);
+        self.wake_drainers(effects);
+    }
+
+    /// An object of [`Work::close`] is closed.
+    pub(super) fn closed_one(&mut self, now: Time, effects: &mut Effects<E>) {
+        self.closing -= 1;
+        self.counters.closed += 1;
+        self.serve(now, effects);
+        self.wake_drainers(effects);
     }
 
     // ── creation ──
 
-    /// Returns whether a creation is to begin now. If so it counts until `created`, `not_created` or
-    /// `creation_lost`.
-    pub(super) fn begin_creation(&mut self, now: Instant) -> bool {
-        let begins = self.wants_creation() && self.retry_at.is_none_or(|at| at <= now);
-        self.creating += usize::from(begins);
-        begins
-    }
-
-    pub(super) fn created(&mut self, value: T, jitter: f64, now: Instant, effects: &mut Effects<T>) {
-        self.creating -= 1;
+    pub(super) fn created(&mut self, value: T, alarm: AlarmId, now: Time, effects: &mut Effects<E>) {
+        self.end_creation(alarm);
         self.failures = 0;
-        self.retry_at = None;
-        self.made += 1;
-        let expires = self.rules.max_lifetime.and_then(|lifetime| now.checked_add(lifetime.mul_f64(jitter)));
+        self.retry_at = now;
+        effects.errors.extend(self.last_error.take());
+        self.asked = 0;
+        self.counters.created += 1;
+        let fraction = 1.0 - self.rules.jitter * self.next_random();
+        let expires = match self.rules.max_lifetime {
+            Some(lifetime) => now.after(lifetime.mul_f64(fraction)),
+            None => Time::NEVER,
+        };
         let meta = Meta {
-            id: self.made,
+            id: self.counters.created,
             generation: self.generation,
             created: now,
             expires,
             returned: now,
+            verified: now,
             is_used: false,
+            is_dirty: false,
+            is_old: false,
         };
-        self.store(Object { value, meta }, now, effects);
+        self.store(Box::new(Stored { value, meta }), now, effects);
     }
 
-    pub(super) fn not_created(&mut self, error: E, now: Instant, effects: &mut Effects<T>) {
-        self.creating -= 1;
+    pub(super) fn not_created(&mut self, error: E, alarm: AlarmId, now: Time, effects: &mut Effects<E>) {
+        self.end_creation(alarm);
+        self.counters.create_failures += 1;
+        self.asked = 0;
         let factor = 2u32.saturating_pow(self.failures);
         let pause = self.rules.first_pause.saturating_mul(factor).min(self.rules.longest_pause);
+        // Up to a fifth less, so that many pools do not come back at the same instant.
+        let pause = pause.mul_f64(1.0 - 0.2 * self.next_random());
         self.failures = self.failures.saturating_add(1);
-        self.retry_at = now.checked_add(pause);
+        self.retry_at = now.after(pause);
         let is_alone = self.idle.is_empty() && self.leased + self.checking + self.creating == 0;
         if self.rules.fail_fast && is_alone {
             self.waiters.fail_all(|| Failure::Create(error.clone()), &mut effects.wake);
         }
-        self.last_error = Some(error);
+        effects.errors.extend(self.last_error.replace(error));
         self.serve(now, effects);
+        self.wake_drainers(effects);
     }
 
-    /// A creation ended without an outcome: its task was dropped.
-    pub(super) fn creation_lost(&mut self, now: Instant, effects: &mut Effects<T>) {
+    fn end_creation(&mut self, alarm: AlarmId) {
         self.creating -= 1;
+        if !self.disarm(alarm) {
+            self.overdue -= 1;
+        }
+    }
+
+    // ── time ──
+
+    /// Has `alarm` rung at `at`.
+    pub(super) fn arm(&mut self, at: Time, alarm: Arc<Alarm>) -> (AlarmId, bool) {
+        self.last_alarm += 1;
+        let id = AlarmId(at, self.last_alarm);
+        self.alarms.insert((at, self.last_alarm), alarm);
+        (id, self.would_oversleep(at))
+    }
+
+    /// Returns false if it has rung.
+    pub(super) fn disarm(&mut self, AlarmId(at, id): AlarmId) -> bool {
+        self.alarms.remove(&(at, id)).is_some()
+    }
+
+    pub(super) fn tick(&mut self, now: Time, effects: &mut Effects<E>) {
+        while let Some(first) = self.alarms.first_entry().filter(|first| first.key().0 <= now) {
+            let alarm = first.remove();
+            self.overdue += usize::from(alarm.is_of_creation);
+            effects.alarms.push(alarm);
+        }
+        self.look_after_idle(now, effects);
+        self.revoke(now, effects);
+        self.expire(now, effects);
         self.serve(now, effects);
     }
 
-    /// The worker goes to sleep. Returns when it is to call [`tick`](Self::tick), if no
-    /// [work](Effects::work) comes before.
-    pub(super) fn sleep(&mut self) -> Option<Instant> {
-        let due = self.idle.iter().filter_map(|object| self.expiry(&object.meta)).min();
-        self.sleeps_until = [due, self.next_attempt()].into_iter().flatten().min();
-        self.sleeps_until
+    /// What there is to do. The caller does it, and comes back at `sleep_until`.
+    pub(super) fn take_work(&mut self, now: Time, may_create: bool) -> Work<T> {
+        let mut create = 0;
+        while may_create && self.wants_creation() && self.retry_at <= now {
+            self.creating += 1;
+            create += 1;
+        }
+        let mut due = self.next_attempt(may_create);
+        for object in &self.idle {
+            due = due.min(self.next_event(&object.meta));
+        }
+        if let Some(((alarm, _), _)) = self.alarms.first_key_value() {
+            due = due.min(*alarm);
+        }
+        if let Some(tracking) = &self.tracking {
+            due = due.min(tracking.next_report());
+        }
+        self.sleeps_until = due;
+        self.answers += 1;
+        Work {
+            create,
+            inspect: std::mem::take(&mut self.inspect),
+            close: std::mem::take(&mut self.close),
+            sleep_until: due,
+            answer: self.answers,
+        }
     }
 
     /// When something can be done for the waiters that cannot be done now.
-    fn next_attempt(&self) -> Option<Instant> {
-        let retry = self.retry_at.filter(|_| self.wants_creation());
-        let revocation = if self.waiters.waiting() > 0 { self.waiters.next_revocation() } else { None };
-        [retry, revocation].into_iter().flatten().min()
+    fn next_attempt(&self, may_create: bool) -> Time {
+        let retry = if may_create && self.wants_creation() { self.retry_at } else { Time::NEVER };
+        let revocation =
+            if self.waiters.waiting() > 0 { self.waiters.next_revocation() } else { Time::NEVER };
+        retry.min(revocation).min(self.waiters.next_deadline())
     }
 
-    fn would_oversleep(&self, due: Option<Instant>) -> bool {
-        due.is_some_and(|due| self.sleeps_until.is_none_or(|until| due < until))
-    }
-
-    pub(super) fn tick(&mut self, now: Instant, effects: &mut Effects<T>) {
-        self.close_expired(now, effects);
-        self.revoke(now, effects);
-        self.serve(now, effects);
+    fn would_oversleep(&self, due: Time) -> bool {
+        due < self.sleeps_until
     }
 
     // ── the owner ──
 
-    pub(super) fn resize(&mut self, max_size: usize, now: Instant, effects: &mut Effects<T>) {
+    pub(super) fn resize(&mut self, max_size: usize, now: Time, effects: &mut Effects<E>) {
         self.rules.max_size = max_size;
         while self.size() - self.closing > max_size
             && let Some(object) = self.idle.pop_front()
@@ -324,30 +646,70 @@ impl<T, E: Clone> Core<T, E> {
     }
 
     /// Closes all idle objects; those that are out are closed when they come back.
-    pub(super) fn invalidate_all(&mut self, now: Instant, effects: &mut Effects<T>) {
+    pub(super) fn invalidate_all(&mut self, now: Time, effects: &mut Effects<E>) {
         self.generation += 1;
-        while let Some(object) = self.idle.pop_front() {
-            self.close_object(object, effects);
-        }
+        self.close_idle(effects);
+        self.retry_at = self.retry_at.min(now);
         self.serve(now, effects);
     }
 
-    /// Returns false if the pool was closed before.
-    pub(super) fn close(&mut self, effects: &mut Effects<T>) -> bool {
-        let is_first = !std::mem::replace(&mut self.closed, true);
-        self.waiters.fail_all(|| Failure::Closed, &mut effects.wake);
+    fn close_idle(&mut self, effects: &mut Effects<E>) {
         while let Some(object) = self.idle.pop_front() {
             self.close_object(object, effects);
         }
+    }
+
+    /// Returns false if the pool was closed before.
+    pub(super) fn close(&mut self, effects: &mut Effects<E>) -> bool {
+        let is_first = self.stage != Stage::Closed;
+        self.stage = Stage::Closed;
+        self.waiters.fail_all(|| Failure::Closed, &mut effects.wake);
+        self.close_idle(effects);
+        effects.errors.extend(self.last_error.take());
+        effects.wake.append(&mut self.drainers);
         is_first
     }
 
-    pub(super) fn is_closed(&self) -> bool {
-        self.closed
+    /// No more leases; [`is_drained`](Self::is_drained) says when all is gone.
+    pub(super) fn drain(&mut self, effects: &mut Effects<E>) {
+        if self.stage == Stage::Open {
+            self.stage = Stage::Draining;
+        }
+        self.waiters.fail_all(|| Failure::Closed, &mut effects.wake);
+        self.close_idle(effects);
     }
 
-    pub(super) fn counts(&self) -> super::stats::BoundedStats {
-        super::stats::BoundedStats {
+    /// Whether nothing is left; if something is, `waker` is woken when it is gone, or when the pool is closed.
+    pub(super) fn is_drained(&mut self, waker: Waker, effects: &mut Effects<E>) -> bool {
+        let is_drained = self.size() == 0;
+        match is_drained {
+            true => effects.dropped.push(waker),
+            false => self.drainers.push(waker),
+        }
+        is_drained
+    }
+
+    fn wake_drainers(&mut self, effects: &mut Effects<E>) {
+        if self.stage != Stage::Open && self.size() == 0 {
+            effects.wake.append(&mut self.drainers);
+        }
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.stage == Stage::Open
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.stage == Stage::Closed
+    }
+
+    /// The executor is gone. The waiters look again: one of them may bring another.
+    pub(super) fn wake_waiters(&mut self, effects: &mut Effects<E>) {
+        self.waiters.wake_all(&mut effects.wake);
+    }
+
+    pub(super) fn counts(&self) -> BoundedStats {
+        BoundedStats {
             size: self.size(),
             idle: self.idle.len(),
             leased: self.leased,
@@ -356,428 +718,225 @@ impl<T, E: Clone> Core<T, E> {
             closing: self.closing,
             waiting: self.waiters.waiting(),
             max_size: self.rules.max_size,
+            ..self.counters
         }
     }
 
     // ── within ──
 
-    fn is_fit(&self, meta: &Meta, now: Instant) -> bool {
-        !self.closed && meta.generation == self.generation && meta.expires.is_none_or(|at| now < at)
+    fn is_fit(&self, meta: &Meta, now: Time) -> bool {
+        self.stage == Stage::Open && meta.generation == self.generation && now < meta.expires
     }
 
-    fn is_above_limit(&self) -> bool {
-        self.size() > self.rules.max_size
+    fn needs_check(&self, meta: &Meta, now: Time) -> bool {
+        match self.rules.check {
+            Some(CheckWhen::Borrowed) => meta.is_used || now.since(meta.verified) >= FRESH,
+            Some(CheckWhen::IdleFor(time)) => now.since(meta.verified.max(meta.returned)) >= time,
+            Some(CheckWhen::Background(_) | CheckWhen::Suspect) | None => false,
+        }
     }
 
-    fn take_idle(&mut self, now: Instant, effects: &mut Effects<T>) -> Option<Object<T>> {
-        loop {
-            let object = match self.rules.is_lifo {
-                true => self.idle.pop_back(),
-                false => self.idle.pop_front(),
-            }?;
-            if self.is_fit(&object.meta, now) {
-                return Some(object);
-            }
-            self.close_object(object, effects);
+    fn pop_idle(&mut self) -> Option<Object<T>> {
+        if self.rules.is_lifo { self.idle.pop_back() } else { self.idle.pop_front() }
+    }
+
+    /// Puts back what `pop_idle` returned.
+    fn push_popped(&mut self, object: Object<T>) {
+        match self.rules.is_lifo {
+            true => self.idle.push_back(object),
+            false => self.idle.push_front(object),
         }
     }
 
     /// Takes in an object that counts nowhere at the moment: it goes to the first waiter, becomes idle, or is
     /// closed.
-    fn store(&mut self, object: Object<T>, now: Instant, effects: &mut Effects<T>) {
+    fn store(&mut self, object: Object<T>, now: Time, effects: &mut Effects<E>) {
         // With this one, which is not counted now.
         let is_surplus = self.size() + 1 > self.rules.max_size;
         if is_surplus || !self.is_fit(&object.meta, now) {
             self.close_object(object, effects);
         } else {
-            effects.work |= self.would_oversleep(self.expiry(&object.meta));
+            effects.work |= self.would_oversleep(self.next_event(&object.meta));
             self.idle.push_back(object);
         }
         self.serve(now, effects);
     }
 
-    fn close_object(&mut self, object: Object<T>, effects: &mut Effects<T>) {
+    fn close_object(&mut self, object: Object<T>, effects: &mut Effects<E>) {
         self.closing += 1;
-        effects.close.push(object);
+        self.close.push(object);
+        effects.work = true;
     }
 
-    /// Hands idle objects to waiters, and notes whether the worker has something to do.
-    fn serve(&mut self, now: Instant, effects: &mut Effects<T>) {
-        while !self.idle.is_empty()
-            && let Some(next) = self.waiters.next(now, || Failure::TimedOut, &mut effects.wake)
-        {
-            match self.take_idle(now, effects) {
-                Some(object) => {
-                    self.leased += 1;
-                    self.waiters.grant(next, object, &mut effects.wake);
-                }
-                None => {
-                    self.waiters.put_back(next);
-                    break;
-                }
+    fn inspect_object(&mut self, object: Object<T>, effects: &mut Effects<E>) {
+        self.checking += 1;
+        self.inspect.push(object);
+        effects.work = true;
+    }
+
+    fn timed_out(&mut self) -> Failure<E> {
+        self.counters.timed_out += 1;
+        let counts = self.counts();
+        let holders = self.tracking.as_ref().map(|tracking| tracking.holders_among(self.waiters.holders()));
+        let phase = if counts.checking > 0 {
+            Phase::Check
+        } else if counts.creating > 0 || self.last_error.is_some() {
+            Phase::Creation
+        } else if counts.leased == 0 && counts.closing > 0 {
+            Phase::Closing
+        } else {
+            Phase::Lease
+        };
+        Failure::TimedOut(phase, counts, holders, self.last_error.clone())
+    }
+
+    fn expire(&mut self, now: Time, effects: &mut Effects<E>) {
+        if self.waiters.next_deadline() <= now {
+            let (before, failure) = (self.waiters.waiting(), self.timed_out());
+            self.waiters.expire(now, || failure.clone(), &mut effects.wake);
+            // `timed_out` has counted one.
+            self.counters.timed_out += (before - self.waiters.waiting()) as u64;
+            self.counters.timed_out -= 1;
+            if let Failure::TimedOut(_, _, _, error) = failure {
+                effects.errors.extend(error);
             }
         }
-        let creates = self.wants_creation() && self.retry_at.is_none_or(|at| at <= now);
-        effects.work |= creates || self.would_oversleep(self.next_attempt());
+    }
+
+    /// Hands idle objects to waiters, and notes whether there is work.
+    fn serve(&mut self, now: Time, effects: &mut Effects<E>) {
+        while !self.idle.is_empty()
+            && let Some(deadline) = self.waiters.first_deadline()
+        {
+            if deadline <= now {
+                let failure = self.timed_out();
+                self.waiters.fail_first(failure, &mut effects.wake);
+                continue;
+            }
+            let Some(object) = self.pop_idle() else { break };
+            if !self.is_fit(&object.meta, now) {
+                self.close_object(object, effects);
+            } else if !self.needs_check(&object.meta, now) {
+                if let Some(next) = self.waiters.pop_front() {
+                    self.leased += 1;
+                    self.waiters.grant(next, object, now.after(PATIENCE), &mut effects.wake);
+                }
+            } else if self.checking < self.waiters.waiting() {
+                self.inspect_object(object, effects);
+            } else {
+                // As many are checked as there are waiters.
+                self.push_popped(object);
+                break;
+            }
+        }
+        self.note_work(now, effects);
+    }
+
+    fn note_work(&mut self, now: Time, effects: &mut Effects<E>) {
+        if !effects.work {
+            let creates = self.wants_creation() && self.retry_at <= now;
+            effects.work = creates || self.would_oversleep(self.next_attempt(true));
+        }
     }
 
     /// Objects that were granted and not taken in time go to the next waiters.
-    fn revoke(&mut self, now: Instant, effects: &mut Effects<T>) {
-        while self.waiters.waiting() > 0
-            && let Some(object) = self.waiters.revoke(now, || Failure::TimedOut, &mut effects.wake)
-        {
+    fn revoke(&mut self, now: Time, effects: &mut Effects<E>) {
+        while self.waiters.waiting() > 0 && self.waiters.next_revocation() <= now {
+            let failure = self.timed_out();
+            let revoked = self.waiters.revoke(now, || failure.clone(), &mut effects.wake);
+            if let Failure::TimedOut(_, _, _, error) = failure {
+                effects.errors.extend(error);
+            }
+            let has_failed = matches!(revoked, Some((_, true)));
+            self.counters.timed_out -= u64::from(!has_failed);
+            let Some((object, _)) = revoked else { break };
             self.leased -= 1;
             self.store(object, now, effects);
         }
     }
 
     fn wants_creation(&self) -> bool {
-        let wanted =
-            self.waiters.waiting().max(self.rules.min_size.saturating_sub(self.size() - self.creating));
-        !self.closed
-            && !self.is_above_limit()
-            && self.creating < wanted.min(self.rules.max_creating)
-            && self.size() < self.rules.max_size
+        if self.stage != Stage::Open || self.size() >= self.rules.max_size {
+            return false;
+        }
+        // Those that are being checked serve waiters too.
+        let mut wanted = self.waiters.waiting().saturating_sub(self.checking).max(self.asked);
+        if self.rules.min_size > 0 {
+            let alive = self.size() - self.creating - self.closing;
+            wanted = wanted.max(self.rules.min_size.saturating_sub(alive.saturating_sub(self.old)));
+        }
+        wanted = wanted.max(self.rules.min_idle.saturating_sub(self.idle.len()));
+        self.creating - self.overdue < wanted.min(self.rules.max_creating)
     }
 
-    /// When an idle object is to be closed.
-    fn expiry(&self, meta: &Meta) -> Option<Instant> {
-        let unused = self.rules.idle_timeout.and_then(|timeout| meta.returned.checked_add(timeout));
-        [unused, meta.expires].into_iter().flatten().min()
+    /// How long before its end an object of the minimum is replaced.
+    fn lead(&self) -> Duration {
+        match self.rules.max_lifetime {
+            Some(lifetime) if self.rules.min_size > 0 => (lifetime / 10).min(Duration::from_secs(30)),
+            _ => Duration::ZERO,
+        }
     }
 
-    fn close_expired(&mut self, now: Instant, effects: &mut Effects<T>) {
-        for object in std::mem::take(&mut self.idle) {
-            let has_expired = self.expiry(&object.meta).is_some_and(|at| at <= now);
-            if has_expired || !self.is_fit(&object.meta, now) {
+    /// When the driver has to look at an idle object.
+    fn next_event(&self, meta: &Meta) -> Time {
+        let mut due = meta.expires;
+        if self.rules.min_size > 0 && !meta.is_old && !meta.expires.is_never() {
+            due = meta.expires.before(self.lead());
+        }
+        if let Some(timeout) = self.rules.idle_timeout
+            && self.alive() + self.idle.len() > self.rules.min_size
+        {
+            due = due.min(meta.returned.after(timeout));
+        }
+        if let Some(CheckWhen::Background(time)) = self.rules.check {
+            due = due.min(meta.verified.max(meta.returned).after(time));
+        }
+        due
+    }
+
+    /// Closes and checks idle objects whose time has come.
+    fn look_after_idle(&mut self, now: Time, effects: &mut Effects<E>) {
+        let lead = self.lead();
+        self.old = 0;
+        let mut surplus = (self.alive() + self.idle.len()).saturating_sub(self.rules.min_size);
+        for mut object in std::mem::take(&mut self.idle) {
+            let meta = &mut object.meta;
+            let is_unused = self.rules.idle_timeout.is_some_and(|time| meta.returned.after(time) <= now);
+            let is_checked = match self.rules.check {
+                Some(CheckWhen::Background(time)) => meta.verified.max(meta.returned).after(time) <= now,
+                _ => false,
+            };
+            if !self.is_fit(meta, now) || is_unused && surplus > 0 {
+                surplus = surplus.saturating_sub(1);
                 self.close_object(object, effects);
+            } else if is_checked {
+                self.inspect_object(object, effects);
             } else {
+                meta.is_old = meta.expires.before(lead) <= now;
+                self.old += usize::from(meta.is_old);
                 self.idle.push_back(object);
             }
         }
     }
+
+    /// Objects that are alive, besides the idle ones.
+    fn alive(&self) -> usize {
+        self.leased + self.checking
+    }
+
+    /// From 0 to 1 (splitmix64).
+    fn next_random(&mut self) -> f64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut bits = self.random;
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((bits ^ (bits >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+    }
 }
+
+/// Names an alarm.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AlarmId(Time, u64);
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-    use proptest::test_runner::RngSeed;
-
-    use super::*;
-
-    type C = Core<u64, &'static str>;
-
-    fn rules(max_size: usize) -> Rules {
-        Rules {
-            max_size,
-            min_size: 0,
-            max_creating: 2,
-            max_waiters: usize::MAX,
-            max_lifetime: None,
-            idle_timeout: None,
-            fail_fast: false,
-            is_lifo: true,
-            first_pause: Duration::from_millis(50),
-            longest_pause: Duration::from_secs(1),
-        }
-    }
-
-    /// A pool, the time, and all that is outside of it.
-    struct World {
-        core: C,
-        now: Instant,
-        limit: usize,
-        leased: Vec<Object<u64>>,
-        checking: Vec<(Object<u64>, Option<Instant>)>,
-        /// Waiters in the order in which they are to be served, with their deadlines; and whether a waiter came back to the
-        /// front, when others may have been granted objects already.
-        waiting: Vec<(Key, Option<Instant>, bool)>,
-        creating: usize,
-        closing: usize,
-        next: u64,
-        /// Whether the worker is awake; and until when it sleeps, if not.
-        is_awake: bool,
-        sleeps_until: Option<Instant>,
-    }
-
-    impl World {
-        fn new(limit: usize) -> Self {
-            World {
-                core: C::new(rules(limit)),
-                now: Instant::now(),
-                limit,
-                leased: Vec::new(),
-                checking: Vec::new(),
-                waiting: Vec::new(),
-                creating: 0,
-                closing: 0,
-                next: 0,
-                is_awake: false,
-                sleeps_until: None,
-            }
-        }
-
-        fn apply<R>(&mut self, event: impl FnOnce(&mut C, Instant, &mut Effects<u64>) -> R) -> R {
-            let mut effects = Effects::new();
-            let result = event(&mut self.core, self.now, &mut effects);
-            self.closing += effects.close.len();
-            self.is_awake |= effects.work;
-            result
-        }
-
-        fn get(&mut self, patience: Option<u64>) {
-            let deadline = patience.map(|ms| self.now + Duration::from_millis(ms));
-            let waited = !self.waiting.is_empty() && self.core.counts().waiting > 0;
-            match self.apply(|core, now, effects| core.get(deadline, now, effects)) {
-                Got::Object(object) => {
-                    assert!(!waited, "a newcomer overtook the waiters");
-                    self.leased.push(object);
-                }
-                Got::Queued(key) => self.waiting.push((key, deadline, false)),
-                Got::Closed => assert!(self.core.is_closed()),
-                Got::Full => panic!("there is no limit of waiters"),
-            }
-        }
-
-        /// The worker begins what there is to begin, and sleeps.
-        fn work(&mut self) {
-            while self.core.begin_creation(self.now) {
-                self.creating += 1;
-                assert!(self.core.size() <= self.limit, "one too many");
-            }
-            self.is_awake = false;
-            self.sleeps_until = self.core.sleep();
-        }
-
-        /// All waiters look; those that have an outcome go. Objects come in the order of arrival.
-        fn look(&mut self, only: Option<usize>) {
-            let mut overtaken = false;
-            for (position, (key, deadline, is_back)) in
-                std::mem::take(&mut self.waiting).into_iter().enumerate()
-            {
-                if only.is_some_and(|only| only != position) {
-                    self.waiting.push((key, deadline, is_back));
-                    continue;
-                }
-                match self.core.look(key, Waker::noop()) {
-                    None => {
-                        overtaken |= !is_back && deadline.is_none_or(|deadline| self.now < deadline);
-                        self.waiting.push((key, deadline, is_back));
-                    }
-                    Some(Ok(object)) => {
-                        assert!(!overtaken || only.is_some(), "a waiter was overtaken");
-                        self.leased.push(object);
-                    }
-                    Some(Err(Failure::TimedOut)) => assert!(deadline.is_some_and(|at| at <= self.now)),
-                    Some(Err(Failure::Closed)) => assert!(self.core.is_closed()),
-                    Some(Err(Failure::Create(_))) => panic!("it is not told to fail fast"),
-                }
-            }
-        }
-
-        fn check(&self) {
-            let counts = self.core.counts();
-            assert_eq!(
-                counts.size,
-                counts.idle + counts.leased + counts.creating + counts.checking + counts.closing
-            );
-            assert_eq!((counts.creating, counts.closing), (self.creating, self.closing));
-            assert_eq!(counts.checking, self.checking.len());
-            let mut held: Vec<u64> = self.leased.iter().map(|object| object.value).collect();
-            held.extend(self.checking.iter().map(|(object, _)| object.value));
-            held.sort_unstable();
-            assert!(held.windows(2).all(|two| two[0] != two[1]), "two callers have one object: {held:?}");
-            // Granted, and not taken yet, counts as leased.
-            assert!(counts.leased >= self.leased.len());
-            let out = counts.leased + counts.checking + counts.closing + counts.creating > 0;
-            let scheduled = self.is_awake || self.sleeps_until.is_some();
-            assert!(counts.waiting == 0 || out || scheduled, "a waiter has no agent: {counts:?}");
-            assert!(counts.waiting == 0 || counts.idle == 0, "an object is idle beside a waiter");
-            // A worker that sleeps misses nothing.
-            if !self.is_awake {
-                let is_due = self.core.wants_creation() && self.core.retry_at.is_none_or(|at| at <= self.now);
-                assert!(!is_due, "a creation is due, and the worker sleeps: {counts:?}");
-                let next = self.core.next_attempt();
-                let in_time = next.is_none_or(|next| self.sleeps_until.is_some_and(|until| until <= next));
-                assert!(in_time, "the worker sleeps until {:?}, not {next:?}", self.sleeps_until);
-            }
-        }
-
-        /// All that is under way comes to a good end; then no waiter may be left.
-        fn settle(&mut self) {
-            for _ in 0..10_000 {
-                self.look(None);
-                if self.waiting.is_empty() {
-                    return;
-                }
-                if let Some(object) = self.leased.pop() {
-                    self.apply(|core, now, effects| core.give_back(object, now, effects));
-                } else if let Some((object, _)) = self.checking.pop() {
-                    self.core.checked();
-                    self.leased.push(object);
-                } else if self.closing > 0 {
-                    self.closing -= 1;
-                    self.apply(|core, now, effects| core.closed_one(now, effects));
-                } else if self.creating > 0 {
-                    self.create(true);
-                } else if self.is_awake {
-                    self.work();
-                } else {
-                    let tick = self.sleeps_until.expect("an agent for the waiters");
-                    self.pass_to(self.now.max(tick));
-                }
-                self.check();
-            }
-            panic!("{} wait for ever: {:?}", self.waiting.len(), self.core.counts());
-        }
-
-        /// Time passes; the worker wakes when it is due.
-        fn pass_to(&mut self, now: Instant) {
-            self.now = now;
-            if self.sleeps_until.is_some_and(|until| until <= now) {
-                self.apply(|core, now, effects| core.tick(now, effects));
-                self.work();
-            }
-        }
-
-        fn create(&mut self, well: bool) {
-            self.creating -= 1;
-            self.next += 1;
-            let value = self.next;
-            self.apply(|core, now, effects| match well {
-                true => core.created(value, 1.0, now, effects),
-                false => core.not_created("refused", now, effects),
-            });
-        }
-    }
-
-    #[derive(Clone, Debug)]
-    enum Step {
-        Get(Option<u64>),
-        Look(usize),
-        LookAll,
-        Cancel(usize),
-        Return(usize),
-        Discard(usize),
-        Detach(usize),
-        Check(usize),
-        Checked(usize, bool),
-        Work,
-        Create(bool),
-        Lose,
-        Closed,
-        Resize(usize),
-        Invalidate,
-        Close,
-        Pass(u64),
-    }
-
-    fn any_step() -> impl Strategy<Value = Step> {
-        prop_oneof![
-            6 => proptest::option::of(0..200u64).prop_map(Step::Get),
-            3 => (0..8usize).prop_map(Step::Look),
-            2 => Just(Step::LookAll),
-            2 => (0..8usize).prop_map(Step::Cancel),
-            4 => (0..8usize).prop_map(Step::Return),
-            2 => (0..8usize).prop_map(Step::Discard),
-            1 => (0..8usize).prop_map(Step::Detach),
-            2 => (0..8usize).prop_map(Step::Check),
-            2 => (0..8usize, any::<bool>()).prop_map(|(at, well)| Step::Checked(at, well)),
-            6 => Just(Step::Work),
-            5 => prop_oneof![3 => Just(true), 1 => Just(false)].prop_map(Step::Create),
-            1 => Just(Step::Lose),
-            3 => Just(Step::Closed),
-            1 => (0..6usize).prop_map(Step::Resize),
-            1 => Just(Step::Invalidate),
-            1 => prop_oneof![1 => Just(Step::Close), 9 => Just(Step::Work)],
-            3 => (0..100u64).prop_map(Step::Pass),
-        ]
-    }
-
-    /// The same histories each time; with `BOUNDED_CASES` so many others.
-    fn config() -> ProptestConfig {
-        match std::env::var("BOUNDED_CASES") {
-            Ok(cases) => ProptestConfig::with_cases(cases.parse().expect("a number")),
-            Err(_) => ProptestConfig { rng_seed: RngSeed::Fixed(1), ..ProptestConfig::with_cases(2_000) },
-        }
-    }
-
-    proptest! {
-        #![proptest_config(config())]
-
-        #[test]
-        fn no_waiter_is_without_an_agent_and_no_object_is_lost_or_one_too_many(
-            limit in 1..5usize,
-            steps in proptest::collection::vec(any_step(), 0..80),
-        ) {
-            let mut world = World::new(limit);
-            for step in steps {
-                let before = world.core.size();
-                match step {
-                    Step::Get(patience) => world.get(patience),
-                    Step::Look(at) => world.look(Some(at)),
-                    Step::LookAll => world.look(None),
-                    Step::Cancel(at) if at < world.waiting.len() => {
-                        let (key, ..) = world.waiting.remove(at);
-                        world.apply(|core, now, effects| core.cancel(key, now, effects));
-                    }
-                    Step::Return(at) if at < world.leased.len() => {
-                        let object = world.leased.remove(at);
-                        world.apply(|core, now, effects| core.give_back(object, now, effects));
-                    }
-                    Step::Discard(at) if at < world.leased.len() => {
-                        let object = world.leased.remove(at);
-                        world.apply(|core, now, effects| core.discard(object, now, effects));
-                    }
-                    Step::Detach(at) if at < world.leased.len() => {
-                        world.leased.remove(at);
-                        world.apply(|core, now, effects| core.detached(now, effects));
-                    }
-                    Step::Check(at) if at < world.leased.len() => {
-                        let object = world.leased.remove(at);
-                        world.core.begin_check();
-                        world.checking.push((object, None));
-                    }
-                    Step::Checked(at, well) if at < world.checking.len() => {
-                        let (object, deadline) = world.checking.remove(at);
-                        if well {
-                            world.core.checked();
-                            world.leased.push(object);
-                        } else if let Got::Queued(key) =
-                            world.apply(|core, now, effects| core.failed_check(object, deadline, now, effects))
-                        {
-                            world.waiting.insert(0, (key, deadline, true));
-                        }
-                    }
-                    Step::Work if world.is_awake => world.work(),
-                    Step::Create(well) if world.creating > 0 => world.create(well),
-                    Step::Lose if world.creating > 0 => {
-                        world.creating -= 1;
-                        world.apply(|core, now, effects| core.creation_lost(now, effects));
-                    }
-                    Step::Closed if world.closing > 0 => {
-                        world.closing -= 1;
-                        world.apply(|core, now, effects| core.closed_one(now, effects));
-                    }
-                    Step::Resize(limit) => {
-                        world.limit = limit;
-                        world.apply(|core, now, effects| core.resize(limit, now, effects));
-                    }
-                    Step::Invalidate => world.apply(|core, now, effects| core.invalidate_all(now, effects)),
-                    Step::Close => {
-                        world.apply(|core, _, effects| core.close(effects));
-                    }
-                    Step::Pass(ms) => world.pass_to(world.now + Duration::from_millis(ms)),
-                    _ => {}
-                }
-                prop_assert!(world.core.size() <= world.limit.max(before), "the pool grew above its limit");
-                if world.limit > 0 {
-                    world.check();
-                }
-            }
-            if world.limit > 0 {
-                world.settle();
-            }
-        }
-    }
-}
+mod tests;

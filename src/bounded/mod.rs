@@ -4,6 +4,10 @@
 //! its model test holds the invariant that every waiter has an agent: something is under way, or scheduled, that will
 //! serve it.
 
+mod alarm;
 mod core;
+mod error;
 mod stats;
+mod time;
+mod tracking;
 mod waiters;

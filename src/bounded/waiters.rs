@@ -1,13 +1,19 @@
 //! The queue of a pool's waiters: a doubly linked list in a slab, so that a waiter in the middle leaves
 //! in O(1).
 //!
-//! A waiter is in one of two lists or in none. It waits in `queue`, in order of arrival. When it is
-//! granted an object it moves to `granted`, and the object stays in its entry until the waiter takes it,
-//! gives up, or lets its deadline pass. So a grant and a cancellation at the same instant lose nothing:
-//! both happen under the pool's lock.
+//! | state | list | leaves it by |
+//! |---|---|---|
+//! | waiting | `queue`, in order of arrival | a grant, a failure, cancellation |
+//! | granted | `granted`, in order of the grants; the object lies in the entry | taking it, revocation, cancellation |
+//! | asleep: it did not take what it was granted | none | its next poll, which puts it at the front of `queue` |
+//! | failed | none | its next poll, cancellation |
+//!
+//! All of it happens under the pool's lock, so a grant and a cancellation at the same instant lose nothing.
+//! No waker is woken, cloned or dropped here: wakers are foreign code, and leave with the effects.
 
 use std::task::Waker;
-use std::time::Instant;
+
+use super::time::Time;
 
 /// The index of a waiter in the slab.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,14 +23,18 @@ pub(super) struct Key(usize);
 #[derive(Debug)]
 pub(super) enum State<T, E> {
     Waiting,
-    Granted(T),
+    /// With the time at which the object is taken back.
+    Granted(T, Time),
+    Asleep,
     Failed(E),
 }
 
 #[derive(Debug)]
 struct Entry<T, E> {
     state: State<T, E>,
-    deadline: Option<Instant>,
+    deadline: Time,
+    /// Which task or thread it belongs to, if the pool asks.
+    holder: u64,
     waker: Option<Waker>,
     links: Links,
 }
@@ -55,12 +65,14 @@ pub(super) struct Waiters<T, E> {
     free: Option<usize>,
     queue: Ends,
     granted: Ends,
+    /// No deadline in the queue is earlier.
+    earliest: Time,
 }
 
 impl<T, E> Waiters<T, E> {
     pub(super) const fn new() -> Self {
         const NONE: Ends = Ends { first: None, last: None, len: 0 };
-        Waiters { slots: Vec::new(), free: None, queue: NONE, granted: NONE }
+        Waiters { slots: Vec::new(), free: None, queue: NONE, granted: NONE, earliest: Time::NEVER }
     }
 
     /// The number of waiters in the queue.
@@ -83,24 +95,23 @@ impl<T, E> Waiters<T, E> {
     }
 
     /// Adds a waiter at the end of the queue.
-    pub(super) fn push_back(&mut self, deadline: Option<Instant>) -> Key {
-        let at = self.insert(deadline);
+    pub(super) fn push_back(&mut self, deadline: Time, holder: u64, waker: Waker) -> Key {
+        let at = self.insert(Entry {
+            state: State::Waiting,
+            deadline,
+            holder,
+            waker: Some(waker),
+            links: Links::default(),
+        });
         let mut ends = self.queue;
         self.link_last(&mut ends, at);
         self.queue = ends;
+        self.earliest = self.earliest.min(deadline);
         Key(at)
     }
 
-    /// Adds a waiter at the front: one whose object turned out to be broken keeps its turn.
-    pub(super) fn push_front(&mut self, deadline: Option<Instant>) -> Key {
-        let at = self.insert(deadline);
-        self.put_back(Next(at));
-        Key(at)
-    }
-
-    fn insert(&mut self, deadline: Option<Instant>) -> usize {
-        let entry =
-            Slot::Taken(Entry { state: State::Waiting, deadline, waker: None, links: Links::default() });
+    fn insert(&mut self, entry: Entry<T, E>) -> usize {
+        let entry = Slot::Taken(entry);
         match self.free {
             Some(at) => {
                 if let Slot::Free(next) = std::mem::replace(&mut self.slots[at], entry) {
@@ -138,131 +149,223 @@ impl<T, E> Waiters<T, E> {
         ends.len -= 1;
     }
 
-    /// Takes the first waiter out of the queue whose deadline has not passed. The expired waiters in front of
-    /// it fail with `expired`; their wakers go to `wake`.
-    pub(super) fn next(
-        &mut self,
-        now: Instant,
-        expired: impl Fn() -> E,
-        wake: &mut Vec<Waker>,
-    ) -> Option<Next> {
-        while let Some(at) = self.queue.first {
-            let mut ends = self.queue;
-            self.unlink(&mut ends, at);
-            self.queue = ends;
-            let entry = self.entry_mut(at);
-            if entry.deadline.is_none_or(|deadline| now < deadline) {
-                return Some(Next(at));
-            }
-            entry.state = State::Failed(expired());
-            wake.extend(entry.waker.take());
+    fn unlink_waiting(&mut self, at: usize) {
+        let mut ends = self.queue;
+        self.unlink(&mut ends, at);
+        self.queue = ends;
+    }
+
+    fn unlink_granted(&mut self, at: usize) {
+        let mut ends = self.granted;
+        self.unlink(&mut ends, at);
+        self.granted = ends;
+    }
+
+    /// The deadline of the first waiter in the queue.
+    pub(super) fn first_deadline(&self) -> Option<Time> {
+        self.queue.first.map(|at| self.entry(at).deadline)
+    }
+
+    /// Takes the first waiter out of the queue.
+    pub(super) fn pop_front(&mut self) -> Option<Next> {
+        let at = self.queue.first?;
+        self.unlink_waiting(at);
+        Some(Next(at))
+    }
+
+    /// Fails the first waiter.
+    pub(super) fn fail_first(&mut self, failure: E, wake: &mut Vec<Waker>) {
+        if let Some(at) = self.queue.first {
+            self.fail(at, failure, wake);
         }
-        None
+    }
+
+    fn fail(&mut self, at: usize, failure: E, wake: &mut Vec<Waker>) {
+        self.unlink_waiting(at);
+        let entry = self.entry_mut(at);
+        entry.state = State::Failed(failure);
+        wake.extend(entry.waker.take());
     }
 
     /// Puts the waiter back to the front of the queue: there is no object for it after all.
     pub(super) fn put_back(&mut self, Next(at): Next) {
         let first = self.queue.first.replace(at);
-        self.entry_mut(at).links = Links { before: None, after: first };
+        let entry = self.entry_mut(at);
+        entry.links = Links { before: None, after: first };
+        entry.state = State::Waiting;
+        let deadline = entry.deadline;
         match first {
             Some(first) => self.entry_mut(first).links.before = Some(at),
             None => self.queue.last = Some(at),
         }
         self.queue.len += 1;
+        self.earliest = self.earliest.min(deadline);
     }
 
-    /// Hands an object to the waiter.
-    pub(super) fn grant(&mut self, Next(at): Next, object: T, wake: &mut Vec<Waker>) {
+    /// Hands an object to the waiter, which has until `until` to take it.
+    pub(super) fn grant(&mut self, Next(at): Next, object: T, until: Time, wake: &mut Vec<Waker>) {
         let mut ends = self.granted;
         self.link_last(&mut ends, at);
         self.granted = ends;
         let entry = self.entry_mut(at);
-        entry.state = State::Granted(object);
+        entry.state = State::Granted(object, until.min(entry.deadline));
         wake.extend(entry.waker.take());
     }
 
     /// Fails all waiters.
-    pub(super) fn fail_all(&mut self, error: impl Fn() -> E, wake: &mut Vec<Waker>) {
+    pub(super) fn fail_all(&mut self, failure: impl Fn() -> E, wake: &mut Vec<Waker>) {
         while let Some(at) = self.queue.first {
-            let mut ends = self.queue;
-            self.unlink(&mut ends, at);
-            self.queue = ends;
-            let entry = self.entry_mut(at);
-            entry.state = State::Failed(error());
+            self.fail(at, failure(), wake);
+        }
+        self.earliest = Time::NEVER;
+    }
+
+    /// Wakes all waiters, which look again.
+    pub(super) fn wake_all(&mut self, wake: &mut Vec<Waker>) {
+        let mut at = self.queue.first;
+        while let Some(here) = at {
+            let entry = self.entry_mut(here);
+            at = entry.links.after;
             wake.extend(entry.waker.take());
         }
     }
 
-    /// Takes back an object whose waiter has not taken it by its deadline.
+    /// Fails the waiters whose deadline has passed, wherever they are in the queue. It costs a walk of the queue, so it is
+    /// to be called when [`next_deadline`](Self::next_deadline) has passed, not before.
+    pub(super) fn expire(&mut self, now: Time, failure: impl Fn() -> E, wake: &mut Vec<Waker>) {
+        let (mut at, mut earliest) = (self.queue.first, Time::NEVER);
+        while let Some(here) = at {
+            let entry = self.entry(here);
+            at = entry.links.after;
+            let deadline = entry.deadline;
+            if deadline <= now {
+                self.fail(here, failure(), wake);
+            } else {
+                earliest = earliest.min(deadline);
+            }
+        }
+        self.earliest = earliest;
+    }
+
+    /// No deadline is earlier; there may be none at this time.
+    pub(super) fn next_deadline(&self) -> Time {
+        if self.queue.len == 0 { Time::NEVER } else { self.earliest }
+    }
+
+    /// Takes back an object that its waiter has not taken in time. The waiter fails if its deadline has
+    /// passed, which the flag says; otherwise it sleeps, and has the first place again as soon as it is polled.
     pub(super) fn revoke(
         &mut self,
-        now: Instant,
-        expired: impl Fn() -> E,
+        now: Time,
+        failure: impl Fn() -> E,
         wake: &mut Vec<Waker>,
-    ) -> Option<T> {
+    ) -> Option<(T, bool)> {
         let mut at = self.granted.first;
         while let Some(here) = at {
-            let entry = self.entry_mut(here);
+            let entry = self.entry(here);
             at = entry.links.after;
-            if entry.deadline.is_some_and(|deadline| deadline <= now) {
-                let state = std::mem::replace(&mut entry.state, State::Failed(expired()));
-                wake.extend(entry.waker.take());
-                let mut ends = self.granted;
-                self.unlink(&mut ends, here);
-                self.granted = ends;
-                if let State::Granted(object) = state {
-                    return Some(object);
-                }
+            if !matches!(entry.state, State::Granted(_, until) if until <= now) {
+                continue;
+            }
+            let has_failed = entry.deadline <= now;
+            let state = match has_failed {
+                true => State::Failed(failure()),
+                false => State::Asleep,
+            };
+            self.unlink_granted(here);
+            let entry = self.entry_mut(here);
+            wake.extend(entry.waker.take());
+            if let State::Granted(object, _) = std::mem::replace(&mut entry.state, state) {
+                return Some((object, has_failed));
             }
         }
         None
     }
 
     /// When the first of the granted objects can be taken back.
-    pub(super) fn next_revocation(&self) -> Option<Instant> {
-        let mut due = None;
-        let mut at = self.granted.first;
+    pub(super) fn next_revocation(&self) -> Time {
+        let (mut due, mut at) = (Time::NEVER, self.granted.first);
         while let Some(here) = at {
             let entry = self.entry(here);
-            due = [due, entry.deadline].into_iter().flatten().min();
+            if let State::Granted(_, until) = entry.state {
+                due = due.min(until);
+            }
             at = entry.links.after;
         }
         due
     }
 
-    /// Returns the outcome and removes the entry, or keeps `waker` to be woken when there is an outcome.
-    pub(super) fn look(&mut self, key: Key, waker: &Waker) -> Option<State<T, E>> {
+    /// Whether it has no outcome yet.
+    pub(super) fn is_pending(&self, key: Key) -> bool {
+        matches!(self.entry(key.0).state, State::Waiting | State::Asleep)
+    }
+
+    /// Whether it has no outcome yet, and its deadline has passed.
+    pub(super) fn has_expired(&self, key: Key, now: Time) -> bool {
+        self.is_pending(key) && self.entry(key.0).deadline <= now
+    }
+
+    /// Returns the outcome and removes the entry, or keeps `waker`, which is to be woken when there is an outcome. What
+    /// is left of the wakers goes to `dropped`.
+    pub(super) fn look(&mut self, key: Key, waker: Waker, dropped: &mut Vec<Waker>) -> Looked<T, E> {
         let entry = self.entry_mut(key.0);
-        if matches!(entry.state, State::Waiting) {
-            if !entry.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
-                entry.waker = Some(waker.clone());
+        match entry.state {
+            State::Waiting => {
+                dropped.extend(entry.waker.replace(waker));
+                Looked::Waiting
             }
-            return None;
+            State::Asleep => {
+                dropped.extend(entry.waker.replace(waker));
+                self.put_back(Next(key.0));
+                Looked::Awake
+            }
+            State::Granted(..) | State::Failed(_) => {
+                dropped.push(waker);
+                Looked::Done(self.remove(key, dropped))
+            }
         }
-        Some(self.remove(key))
     }
 
     /// Removes the entry, whatever its state is.
-    pub(super) fn remove(&mut self, Key(at): Key) -> State<T, E> {
+    pub(super) fn remove(&mut self, Key(at): Key, dropped: &mut Vec<Waker>) -> State<T, E> {
         match self.entry(at).state {
-            State::Waiting => {
-                let mut ends = self.queue;
-                self.unlink(&mut ends, at);
-                self.queue = ends;
-            }
-            State::Granted(_) => {
-                let mut ends = self.granted;
-                self.unlink(&mut ends, at);
-                self.granted = ends;
-            }
-            State::Failed(_) => {}
+            State::Waiting => self.unlink_waiting(at),
+            State::Granted(..) => self.unlink_granted(at),
+            State::Asleep | State::Failed(_) => {}
         }
         let slot = std::mem::replace(&mut self.slots[at], Slot::Free(self.free.replace(at)));
         match slot {
-            Slot::Taken(entry) => entry.state,
+            Slot::Taken(entry) => {
+                dropped.extend(entry.waker);
+                entry.state
+            }
             Slot::Free(_) => unreachable!("looked at above"),
         }
     }
+
+    #[cfg(test)]
+    pub(super) fn is_asleep(&self, key: Key) -> bool {
+        matches!(self.entry(key.0).state, State::Asleep)
+    }
+
+    /// The tasks and threads of the waiters in the queue.
+    pub(super) fn holders(&self) -> impl Iterator<Item = u64> {
+        let mut at = self.queue.first;
+        std::iter::from_fn(move || {
+            let entry = self.entry(at?);
+            at = entry.links.after;
+            Some(entry.holder)
+        })
+    }
+}
+
+#[derive(Debug)]
+pub(super) enum Looked<T, E> {
+    /// `State::Granted` or `State::Failed`.
+    Done(State<T, E>),
+    Waiting,
+    /// It was asleep, and is the first in the queue now.
+    Awake,
 }
 
 /// A waiter that has been taken out of the queue, and is to be granted an object.
