@@ -59,8 +59,8 @@
 #![cfg_attr(doctest, doc = include_str!("../README.md"))]
 
 mod aging;
-#[cfg(all(test, not(cenote_loom)))]
-mod bounded;
+#[cfg(not(cenote_loom))]
+pub mod bounded;
 pub mod docs;
 mod local;
 mod primitive;

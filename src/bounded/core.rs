@@ -15,6 +15,7 @@
 //!   to a waiter whose deadline has passed.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::panic::Location;
 use std::task::Waker;
 use std::time::Duration;
 
@@ -140,6 +141,11 @@ pub(super) struct Effects<E> {
 impl<E> Effects<E> {
     pub(super) const fn new() -> Self {
         Effects { wake: Vec::new(), dropped: Vec::new(), errors: Vec::new(), alarms: Vec::new(), work: false }
+    }
+
+    /// Whether nothing is to be done but work.
+    pub(super) fn is_empty(&self) -> bool {
+        self.wake.is_empty() && self.alarms.is_empty()
     }
 }
 
@@ -392,6 +398,20 @@ impl<T, E: Clone> Core<T, E> {
         self.idle.len() + self.leased + self.creating + self.checking == 0
     }
 
+    /// A lease begins, in a pool that tracks them.
+    pub(super) fn track(
+        &mut self,
+        id: u64,
+        holder: u64,
+        site: &'static Location<'static>,
+        now: Time,
+        effects: &mut Effects<E>,
+    ) {
+        let Some(tracking) = &mut self.tracking else { return };
+        tracking.begin(id, holder, site, now);
+        effects.work |= tracking.limit_from(now) < self.sleeps_until;
+    }
+
     // ── what comes back ──
 
     /// A lease has ended.
@@ -559,6 +579,21 @@ impl<T, E: Clone> Core<T, E> {
         self.wake_drainers(effects);
     }
 
+    /// A creation never began.
+    pub(super) fn withdraw_creation(&mut self, alarm: AlarmId, now: Time, effects: &mut Effects<E>) {
+        self.end_creation(alarm);
+        self.serve(now, effects);
+    }
+
+    /// The manager turned out to have only the default methods.
+    pub(super) fn never_resets(&mut self) {
+        self.rules.resets = false;
+    }
+
+    pub(super) fn never_checks(&mut self) {
+        self.rules.check = None;
+    }
+
     fn end_creation(&mut self, alarm: AlarmId) {
         self.creating -= 1;
         if !self.disarm(alarm) {
@@ -594,13 +629,13 @@ impl<T, E: Clone> Core<T, E> {
     }
 
     /// What there is to do. The caller does it, and comes back at `sleep_until`.
-    pub(super) fn take_work(&mut self, now: Time, may_create: bool) -> Work<T> {
+    pub(super) fn take_work(&mut self, now: Time, has_executor: bool) -> Work<T> {
         let mut create = 0;
-        while may_create && self.wants_creation() && self.retry_at <= now {
+        while has_executor && self.wants_creation() && self.retry_at <= now {
             self.creating += 1;
             create += 1;
         }
-        let mut due = self.next_attempt(may_create);
+        let mut due = self.next_attempt(has_executor);
         for object in &self.idle {
             due = due.min(self.next_event(&object.meta));
         }
@@ -614,16 +649,16 @@ impl<T, E: Clone> Core<T, E> {
         self.answers += 1;
         Work {
             create,
-            inspect: std::mem::take(&mut self.inspect),
-            close: std::mem::take(&mut self.close),
+            inspect: if has_executor { std::mem::take(&mut self.inspect) } else { Vec::new() },
+            close: if has_executor { std::mem::take(&mut self.close) } else { Vec::new() },
             sleep_until: due,
             answer: self.answers,
         }
     }
 
     /// When something can be done for the waiters that cannot be done now.
-    fn next_attempt(&self, may_create: bool) -> Time {
-        let retry = if may_create && self.wants_creation() { self.retry_at } else { Time::NEVER };
+    fn next_attempt(&self, has_executor: bool) -> Time {
+        let retry = if has_executor && self.wants_creation() { self.retry_at } else { Time::NEVER };
         let revocation =
             if self.waiters.waiting() > 0 { self.waiters.next_revocation() } else { Time::NEVER };
         retry.min(revocation).min(self.waiters.next_deadline())
@@ -695,6 +730,7 @@ impl<T, E: Clone> Core<T, E> {
         }
     }
 
+    #[cfg(test)]
     pub(super) fn is_open(&self) -> bool {
         self.stage == Stage::Open
     }

@@ -12,7 +12,7 @@ use crate::primitive::Arc;
 #[non_exhaustive]
 pub enum GetError<E> {
     /// The deadline passed.
-    TimedOut(TimedOut<E>),
+    TimedOut(Box<TimedOut<E>>),
     /// A creation failed, nothing is alive, and the pool was built with
     /// [`fail_fast`](super::Builder::fail_fast).
     Create(Arc<CreateError<E>>),

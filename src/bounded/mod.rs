@@ -1,13 +1,62 @@
-//! The core of a pool of at most N expensive objects: what it holds, and which waiter is served next.
+//! At most N of an expensive object (a database connection, a stub), for threads and for async code.
 //!
-//! It is under test alone, and becomes a part of the crate with the pool that is built around it. [`core`] is pure;
-//! its model test holds the invariant that every waiter has an agent: something is under way, or scheduled, that will
-//! serve it.
+//! ```
+//! use cenote::bounded::{BoundedPool, from_blocking_fn};
+//!
+//! # fn connect() -> std::io::Result<Vec<u8>> { Ok(Vec::new()) }
+//! let pool = BoundedPool::builder(from_blocking_fn(connect)).max_size(8).build()?;
+//! let mut connection = pool.get_blocking()?; // or `pool.get().await?`
+//! connection.push(1);
+//! drop(connection); // back, for the next caller
+//! # Ok::<_, Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # What it promises
+//!
+//! * The oldest waiter is served first, by direct handoff; a newcomer never overtakes it. A waiter that has expired, or whose
+//!   future nobody polls, keeps no object from the others.
+//! * Whenever a caller waits, an object is out that will come back, or a creation runs, or the next one is scheduled. A lost
+//!   connection, a failed or hanging creation and a canceled caller each lead to the next attempt.
+//! * The limit holds for objects, creations in flight and objects that are being closed together.
+//! * No method of a manager runs in a caller's task or under a lock, `is_broken` excepted, which runs where a lease ends.
+//!   A panic in any of them costs one object.
+//!
+//! # Cancellation, drop, close
+//!
+//! A get that is dropped gives up its place and loses nothing. A [`Lease`]'s drop neither blocks nor spawns, and works on any
+//! thread, also after the pool's end. [`BoundedPool::close`] fails all waiters at once;
+//! [`BoundedPool::drain`] waits for the leases. The drop of the last handle closes the pool.
+//!
+//! # After a fork
+//!
+//! A child closes nothing that it inherited: its leases are forgotten, and an inherited pool answers
+//! [`GetError::Closed`]. It builds a pool of its own.
+//!
+//! # When not to use it
+//!
+//! For scratch objects without a limit take [`SyncPool`](crate::SyncPool): a hit there takes no lock. For gRPC calls take
+//! `grpc::StreamPool` or `grpc::ClientPool`: one connection carries many calls.
 
 mod alarm;
+mod builder;
 mod core;
+mod driver;
 mod error;
+mod executor;
+mod lease;
+mod manager;
+mod pool;
+mod shared;
 mod stats;
 mod time;
 mod tracking;
 mod waiters;
+
+pub use self::builder::{Builder, Order};
+pub use self::core::CheckWhen;
+pub use self::error::{BuildError, CreateError, GetError, Phase, TimedOut};
+pub use self::executor::{Executor, Task, Threads};
+pub use self::lease::{InFlight, LeakReport, Lease};
+pub use self::manager::{Blocking, BlockingManager, FromFn, Manager, from_blocking_fn, from_fn};
+pub use self::pool::{BoundedPool, DrainReport, Get};
+pub use self::stats::BoundedStats;

@@ -39,6 +39,11 @@ impl Tracking {
         self.leases.insert(id, Lease { holder, site, since: now, is_reported: false });
     }
 
+    /// When a lease that begins now is reported.
+    pub(super) fn limit_from(&self, now: Time) -> Time {
+        now.after(self.limit)
+    }
+
     pub(super) fn end(&mut self, id: u64) {
         self.leases.remove(&id);
     }

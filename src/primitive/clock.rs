@@ -50,3 +50,57 @@ mod stopped {
 
 #[cfg(any(test, cenote_loom))]
 pub(crate) use self::stopped::*;
+
+/// Nanoseconds from some time in the past.
+#[cfg(not(cenote_loom))]
+pub(crate) fn now_ns() -> u64 {
+    nanos::now()
+}
+
+/// The same clock, read faster; some milliseconds late at most.
+#[cfg(not(cenote_loom))]
+#[inline]
+pub(crate) fn coarse_ns() -> u64 {
+    nanos::coarse()
+}
+
+#[cfg(all(unix, not(miri), not(cenote_loom)))]
+mod nanos {
+    fn read(clock: libc::clockid_t) -> u64 {
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: the pointer is to a `timespec` that outlives the call.
+        unsafe { libc::clock_gettime(clock, &raw mut time) };
+        time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+    }
+
+    pub(super) fn now() -> u64 {
+        read(libc::CLOCK_MONOTONIC)
+    }
+
+    #[inline]
+    pub(super) fn coarse() -> u64 {
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        return read(libc::CLOCK_MONOTONIC_COARSE);
+        #[cfg(not(any(target_os = "linux", target_os = "android")))]
+        now()
+    }
+}
+
+#[cfg(all(not(all(unix, not(miri))), not(cenote_loom)))]
+mod nanos {
+    #[cfg(not(all(target_family = "wasm", target_os = "unknown")))]
+    pub(super) fn now() -> u64 {
+        static START: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
+        START.get_or_init(std::time::Instant::now).elapsed().as_nanos() as u64 + 1
+    }
+
+    /// Where `Instant::now` panics, the clock stands still.
+    #[cfg(all(target_family = "wasm", target_os = "unknown"))]
+    pub(super) fn now() -> u64 {
+        1
+    }
+
+    pub(super) fn coarse() -> u64 {
+        now()
+    }
+}

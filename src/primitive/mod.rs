@@ -109,7 +109,7 @@ mod imp {
 }
 
 pub(crate) use self::imp::*;
-#[cfg(all(feature = "grpc", not(cenote_loom)))]
+#[cfg(not(cenote_loom))]
 pub(crate) use std::sync::OnceLock;
 
 /// Whether the calling thread unwinds.
@@ -156,6 +156,10 @@ mod blocking {
             Condvar(std::sync::Condvar::new())
         }
 
+        pub(crate) fn notify_one(&self) {
+            self.0.notify_one();
+        }
+
         pub(crate) fn notify_all(&self) {
             self.0.notify_all();
         }
@@ -183,6 +187,14 @@ mod blocking {
     #[cfg(feature = "grpc")]
     pub(crate) fn available_parallelism() -> usize {
         thread::available_parallelism().map_or(1, usize::from)
+    }
+
+    pub(crate) use std::thread::{Thread, park};
+    pub(crate) use std::thread_local;
+
+    /// What wakes the current thread from [`park`].
+    pub(crate) fn thread_handle() -> Thread {
+        thread::current()
     }
 
     pub(crate) fn current_thread() -> ThreadId {

@@ -4,7 +4,10 @@
 //! process of a PID namespace has the id 1 in each. A count of forks alone is not enough either: a
 //! raw `clone` runs no handler of `pthread_atfork`. A [`Process`] compares both.
 
-pub(super) use self::imp::{count_forks, forks};
+pub(crate) use self::imp::{count_forks, forks};
+
+use super::Arc;
+use super::atomic::{AtomicPtr, Ordering};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Process {
@@ -16,6 +19,37 @@ impl Process {
     /// A system call, and no lock: it may be called in a forked child.
     pub(crate) fn current() -> Self {
         imp::current()
+    }
+}
+
+/// A value that a forked child makes anew: what it inherits may be locked by a thread that it does not have. What was there
+/// is leaked.
+pub(crate) struct PerProcess<T: 'static> {
+    current: AtomicPtr<(u32, Arc<T>)>,
+}
+
+impl<T: 'static> PerProcess<T> {
+    pub(crate) const fn new() -> Self {
+        PerProcess { current: AtomicPtr::new(std::ptr::null_mut()) }
+    }
+
+    pub(crate) fn get(&self, make: impl FnOnce() -> T) -> Arc<T> {
+        count_forks();
+        // Acquire: pairs with the Release below.
+        let seen = self.current.load(Ordering::Acquire);
+        // SAFETY: what is stored here came of a `Box::leak`, and is never freed or written to.
+        if let Some((forks_then, value)) = unsafe { seen.as_ref() }
+            && *forks_then == forks()
+        {
+            return Arc::clone(value);
+        }
+        let made: &'static (u32, Arc<T>) = Box::leak(Box::new((forks(), Arc::new(make()))));
+        let new = std::ptr::from_ref(made).cast_mut();
+        match self.current.compare_exchange(seen, new, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => Arc::clone(&made.1),
+            // SAFETY: as above; another thread was first, so it is not null.
+            Err(other) => unsafe { Arc::clone(&(*other).1) },
+        }
     }
 }
 
@@ -36,12 +70,12 @@ mod imp {
     }
 
     /// How many forks were counted so far.
-    pub(in crate::primitive) fn forks() -> u32 {
+    pub(crate) fn forks() -> u32 {
         FORKS.load(Ordering::Relaxed)
     }
 
     /// From now on forks are counted.
-    pub(in crate::primitive) fn count_forks() {
+    pub(crate) fn count_forks() {
         static REGISTERED: AtomicBool = AtomicBool::new(false);
 
         extern "C" fn in_child() {
@@ -68,9 +102,9 @@ mod imp {
         Process { id: 0, forks: 0 }
     }
 
-    pub(in crate::primitive) fn forks() -> u32 {
+    pub(crate) fn forks() -> u32 {
         0
     }
 
-    pub(in crate::primitive) fn count_forks() {}
+    pub(crate) fn count_forks() {}
 }

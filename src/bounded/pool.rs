@@ -1,0 +1,392 @@
+//! The pool, and its getters.
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::panic::Location;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use super::builder::Builder;
+use super::core::{Core, Failure, Queued, Rules, Taken};
+use super::error::{GetError, TimedOut};
+use super::executor::{Executor, thread_waker};
+use super::lease::Lease;
+use super::manager::Manager;
+use super::shared::{Cause, Options, Shared};
+use super::stats::BoundedStats;
+use super::time::Time;
+use super::tracking::Tracking;
+use super::waiters::Key;
+use crate::primitive::{Arc, OnceLock, current_thread, park};
+
+/// At most N of an expensive object. See the [module](super).
+pub struct BoundedPool<M: Manager> {
+    handle: Arc<Handle<M>>,
+}
+
+struct Handle<M: Manager> {
+    shared: Arc<Shared<M>>,
+}
+
+impl<M: Manager> Drop for Handle<M> {
+    fn drop(&mut self) {
+        if !self.shared.is_inherited() {
+            self.shared.close();
+        }
+    }
+}
+
+impl<M: Manager> Clone for BoundedPool<M> {
+    fn clone(&self) -> Self {
+        BoundedPool { handle: Arc::clone(&self.handle) }
+    }
+}
+
+impl<M: Manager> BoundedPool<M> {
+    /// A pool with this manager, and the default of each option.
+    pub fn builder(manager: M) -> Builder<M> {
+        Builder::new(manager)
+    }
+
+    pub(super) fn build(
+        rules: Rules,
+        manager: M,
+        options: Options<M::Object>,
+        executor: Option<Arc<dyn Executor>>,
+        tracking: Option<Duration>,
+    ) -> Self {
+        let is_minimal = rules.min_size.max(rules.min_idle) == 0;
+        let mut core = Core::new(rules);
+        core.tracking = tracking.map(Tracking::new);
+        let shared = Shared::new(core, manager, options, executor);
+        if !is_minimal {
+            shared.kick();
+        }
+        BoundedPool { handle: Arc::new(Handle { shared }) }
+    }
+
+    #[inline]
+    fn shared(&self) -> &Arc<Shared<M>> {
+        &self.handle.shared
+    }
+
+    /// Waits for an object, for as long as [`get_timeout`](Builder::get_timeout) allows.
+    ///
+    /// A future that is dropped has no effect: it gives up its place, and loses no object.
+    ///
+    /// # Errors
+    ///
+    /// See [`GetError`].
+    #[track_caller]
+    pub fn get(&self) -> Get<'_, M> {
+        self.get_within(self.shared().options.get_timeout)
+    }
+
+    /// Waits for an object, for at most `timeout` in all.
+    ///
+    /// # Errors
+    ///
+    /// See [`GetError`].
+    #[track_caller]
+    pub fn get_timeout(&self, timeout: Duration) -> Get<'_, M> {
+        self.get_within(Some(timeout))
+    }
+
+    #[track_caller]
+    fn get_within(&self, timeout: Option<Duration>) -> Get<'_, M> {
+        Get {
+            shared: self.shared(),
+            state: State::New(timeout),
+            began: Time::NEVER,
+            site: Location::caller(),
+        }
+    }
+
+    /// [`get`](Self::get) for a thread, which it blocks. It must not be called in an async task.
+    ///
+    /// # Errors
+    ///
+    /// See [`GetError`].
+    #[track_caller]
+    pub fn get_blocking(&self) -> Result<Lease<M>, GetError<M::Error>> {
+        block_on(self.get())
+    }
+
+    /// [`get_timeout`](Self::get_timeout) for a thread, which it blocks. It must not be called in an async task.
+    ///
+    /// # Errors
+    ///
+    /// See [`GetError`].
+    #[track_caller]
+    pub fn get_blocking_timeout(&self, timeout: Duration) -> Result<Lease<M>, GetError<M::Error>> {
+        block_on(self.get_timeout(timeout))
+    }
+
+    /// Takes an idle object, if there is one and no caller waits for it. If not, and the pool is below its limit, one is created,
+    /// for a later call.
+    ///
+    /// # Errors
+    ///
+    /// [`GetError::Exhausted`] or [`GetError::Closed`].
+    #[track_caller]
+    pub fn try_get(&self) -> Result<Lease<M>, GetError<M::Error>> {
+        let (shared, site) = (self.shared(), Location::caller());
+        match shared.take(site) {
+            Taken::Object(object) => Ok(Lease::new(Arc::clone(shared), object)),
+            Taken::Closed => Err(GetError::Closed),
+            Taken::Nothing => {
+                shared.find_executor();
+                shared.apply(Shared::<M>::now(), |core, now, effects| core.ask(now, effects));
+                Err(GetError::Exhausted)
+            }
+        }
+    }
+
+    /// Changes the limit. A lower one closes idle objects at once, and leased ones when they come back.
+    pub fn resize(&self, max_size: usize) {
+        self.shared().apply(Shared::<M>::now(), |core, now, effects| core.resize(max_size, now, effects));
+    }
+
+    /// Closes all objects that exist now: idle ones at once, leased ones when they come back.
+    pub fn invalidate_all(&self) {
+        self.shared().apply(Shared::<M>::now(), |core, now, effects| core.invalidate_all(now, effects));
+    }
+
+    /// Closes the pool: all waiters get [`GetError::Closed`] at once, idle objects are closed, and leased ones when they come
+    /// back. A second call has no effect. The drop of the last handle closes the pool too.
+    pub fn close(&self) {
+        self.shared().close();
+    }
+
+    /// Whether the pool is closed.
+    pub fn is_closed(&self) -> bool {
+        self.shared().apply(Shared::<M>::soon(), |core, _, _| core.is_closed())
+    }
+
+    /// Refuses new gets, and waits until all leases have ended and all objects are closed, for `deadline` at most. What is left
+    /// then is in the report; [`close`](Self::close) may follow. A drain that is canceled leaves the pool draining.
+    pub async fn drain(&self, deadline: Duration) -> DrainReport {
+        let shared = self.shared();
+        let began = Shared::<M>::now();
+        shared.find_executor();
+        shared.apply(began, |core, _, effects| core.drain(effects));
+        shared
+            .limited(deadline, || {
+                poll_fn(|context| {
+                    let waker = context.waker().clone();
+                    let is_over = shared.apply(Shared::<M>::now(), |core, _, effects| {
+                        core.is_drained(waker, effects) || core.is_closed()
+                    });
+                    if is_over { Poll::Ready(()) } else { Poll::Pending }
+                })
+            })
+            .await;
+        let stats = self.stats();
+        DrainReport {
+            leased: stats.leased,
+            closing: stats.closing + stats.checking + stats.creating,
+            waited: Shared::<M>::now().since(began),
+        }
+    }
+
+    /// What the pool holds now.
+    pub fn stats(&self) -> BoundedStats {
+        self.shared().apply(Shared::<M>::soon(), |core, _, _| core.counts())
+    }
+
+    /// The manager.
+    pub fn manager(&self) -> &M {
+        &self.shared().manager
+    }
+}
+
+impl<M: Manager> fmt::Debug for BoundedPool<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BoundedPool").field("stats", &self.stats()).finish_non_exhaustive()
+    }
+}
+
+/// What a drain has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DrainReport {
+    /// Leases that had not ended.
+    pub leased: usize,
+    /// Objects that were still being created, checked or closed.
+    pub closing: usize,
+    /// How long the drain took.
+    pub waited: Duration,
+}
+
+impl DrainReport {
+    /// Whether nothing was left.
+    pub fn is_complete(&self) -> bool {
+        self.leased + self.closing == 0
+    }
+}
+
+/// The future of [`BoundedPool::get`].
+#[must_use = "a get does nothing unless it is awaited"]
+pub struct Get<'a, M: Manager> {
+    shared: &'a Arc<Shared<M>>,
+    state: State,
+    began: Time,
+    site: &'static Location<'static>,
+}
+
+#[derive(Clone, Copy)]
+enum State {
+    New(Option<Duration>),
+    Queued(Key),
+    Done,
+}
+
+impl<M: Manager> Future for Get<'_, M> {
+    type Output = Result<Lease<M>, GetError<M::Error>>;
+
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        if let State::New(timeout) = self.state {
+            match self.shared.take(self.site) {
+                Taken::Object(object) => {
+                    self.state = State::Done;
+                    return Poll::Ready(Ok(Lease::new(Arc::clone(self.shared), object)));
+                }
+                Taken::Closed => {
+                    self.state = State::Done;
+                    return Poll::Ready(Err(GetError::Closed));
+                }
+                Taken::Nothing => return self.begin_wait(timeout, context.waker()),
+            }
+        }
+        self.look(context.waker())
+    }
+}
+
+impl<M: Manager> Get<'_, M> {
+    #[cold]
+    fn begin_wait(&mut self, timeout: Option<Duration>, waker: &Waker) -> Poll<<Self as Future>::Output> {
+        let now = Shared::<M>::now();
+        self.began = now;
+        let deadline = timeout.map_or(Time::NEVER, |timeout| now.after(timeout));
+        let (own, holder) = (waker.clone(), holder());
+        let queued =
+            self.shared.apply(now, |core, now, effects| core.enqueue(deadline, holder, own, now, effects));
+        self.state = State::Done;
+        match queued {
+            Queued::As(key) => {
+                self.state = State::Queued(key);
+                self.look(waker)
+            }
+            Queued::Closed => Poll::Ready(Err(GetError::Closed)),
+            Queued::Full => Poll::Ready(Err(GetError::TooManyWaiters)),
+        }
+    }
+
+    fn look(&mut self, waker: &Waker) -> Poll<<Self as Future>::Output> {
+        let State::Queued(key) = self.state else {
+            // A future that is polled after its end.
+            return Poll::Pending;
+        };
+        let has_executor = self.shared.find_executor();
+        let (waker, now, site) = (waker.clone(), Shared::<M>::now(), self.site);
+        let outcome = self.shared.apply(now, |core, now, effects| {
+            let outcome = core.look(key, waker, now, effects);
+            if outcome.is_none() && !has_executor && core.is_hopeless() {
+                core.cancel(key, now, effects);
+                return Some(Err(Failure::NoRuntime));
+            }
+            if let Some(Ok(object)) = &outcome
+                && core.tracking.is_some()
+            {
+                core.track(object.meta.id, holder(), site, now, effects);
+            }
+            outcome
+        });
+        let Some(outcome) = outcome else { return Poll::Pending };
+        self.state = State::Done;
+        Poll::Ready(match outcome {
+            Ok(object) => Ok(Lease::new(Arc::clone(self.shared), object)),
+            Err(failure) => Err(error::<M>(failure, now.since(self.began))),
+        })
+    }
+}
+
+fn error<M: Manager>(failure: Failure<Cause<M>>, waited: Duration) -> GetError<M::Error> {
+    match failure {
+        Failure::TimedOut(phase, stats, waiters_with_lease, cause) => {
+            GetError::TimedOut(Box::new(TimedOut { phase, waited, stats, waiters_with_lease, cause }))
+        }
+        Failure::Closed => GetError::Closed,
+        Failure::NoRuntime => GetError::NoRuntime,
+        Failure::Create(error) => GetError::Create(error),
+    }
+}
+
+impl<M: Manager> Drop for Get<'_, M> {
+    fn drop(&mut self) {
+        if let State::Queued(key) = self.state
+            && !self.shared.is_inherited()
+        {
+            self.shared.apply(Shared::<M>::now(), |core, now, effects| core.cancel(key, now, effects));
+        }
+    }
+}
+
+impl<M: Manager> fmt::Debug for Get<'_, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_queued = matches!(self.state, State::Queued(_));
+        f.debug_struct("Get").field("is_queued", &is_queued).finish_non_exhaustive()
+    }
+}
+
+/// The task or thread that calls, as a number.
+fn holder() -> u64 {
+    static NEXT: OnceLock<std::hash::RandomState> = OnceLock::new();
+    let hash = |value: &dyn Fn(&std::hash::RandomState) -> u64| value(NEXT.get_or_init(Default::default));
+    #[cfg(feature = "tokio")]
+    if let Some(task) = tokio::task::try_id() {
+        return hash(&|state| std::hash::BuildHasher::hash_one(state, task));
+    }
+    hash(&|state| std::hash::BuildHasher::hash_one(state, current_thread()))
+}
+
+impl<M: Manager> Shared<M> {
+    #[inline]
+    fn take(&self, site: &'static Location<'static>) -> Taken<M::Object> {
+        if self.is_inherited() {
+            return Taken::Closed;
+        }
+        self.apply(Self::soon(), |core, now, effects| {
+            let taken = core.take(now, effects);
+            if let Taken::Object(object) = &taken
+                && core.tracking.is_some()
+            {
+                core.track(object.meta.id, holder(), site, now, effects);
+            }
+            taken
+        })
+    }
+
+    #[inline]
+    pub(super) fn give_back(&self, object: super::core::Object<M::Object>, verdict: super::core::Verdict) {
+        self.apply(Self::soon(), |core, now, effects| core.give_back(object, verdict, now, effects));
+    }
+
+    fn close(&self) {
+        self.apply(Self::now(), |core, _, effects| core.close(effects));
+    }
+}
+
+fn block_on<F: Future>(future: F) -> F::Output {
+    let mut future = std::pin::pin!(future);
+    let waker = thread_waker();
+    let mut context = Context::from_waker(&waker);
+    loop {
+        match future.as_mut().poll(&mut context) {
+            Poll::Ready(result) => return result,
+            Poll::Pending => park(),
+        }
+    }
+}

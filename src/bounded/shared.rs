@@ -1,0 +1,362 @@
+//! The shell around the core: it locks, runs the effects, and starts the pool's tasks.
+//!
+//! Every event is applied under one lock. What follows from it (wakers, alarms, foreign drops) runs after the lock is
+//! released. Tasks are started by the driver, never by a caller.
+
+use std::any::Any;
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use super::alarm::Alarm;
+use super::core::{AlarmId, Core, Effects, Object, Verdict};
+use super::driver::{Turn, driver};
+use super::error::CreateError;
+use super::executor::{self, Executor};
+use super::manager::{Manager, was_default};
+use super::time::Time;
+use crate::primitive::atomic::{AtomicBool, Ordering};
+use crate::primitive::{Arc, Mutex, Weak, clock, process};
+
+pub(super) type Cause<M> = Arc<CreateError<<M as Manager>::Error>>;
+pub(super) type CoreOf<M> = Core<<M as Manager>::Object, Cause<M>>;
+pub(super) type Hook<T> = Box<dyn Fn(&mut T) -> bool + Send + Sync>;
+
+pub(super) struct Options<T> {
+    pub(super) get_timeout: Option<Duration>,
+    pub(super) create_timeout: Duration,
+    pub(super) check_timeout: Duration,
+    pub(super) reset_timeout: Duration,
+    pub(super) close_timeout: Duration,
+    pub(super) keeps_on_panic: bool,
+    pub(super) after_create: Option<Hook<T>>,
+    pub(super) before_lease: Option<Hook<T>>,
+    pub(super) after_return: Option<Hook<T>>,
+    pub(super) on_leak: Option<Box<dyn Fn(super::LeakReport) + Send + Sync>>,
+}
+
+pub(super) struct Shared<M: Manager> {
+    core: Mutex<CoreOf<M>>,
+    pub(super) manager: M,
+    pub(super) options: Options<M::Object>,
+    executor: Mutex<Option<Arc<dyn Executor>>>,
+    /// Whether the executor was given by the builder, and no other is to take its place.
+    is_fixed: bool,
+    /// Whether the driver knows that there is work.
+    is_kicked: AtomicBool,
+    /// The process that made it: a forked child must not touch what it inherited.
+    forks: u32,
+    me: Weak<Self>,
+}
+
+impl<M: Manager> Shared<M> {
+    pub(super) fn new(
+        core: CoreOf<M>,
+        manager: M,
+        options: Options<M::Object>,
+        executor: Option<Arc<dyn Executor>>,
+    ) -> Arc<Self> {
+        process::count_forks();
+        let is_fixed = executor.is_some();
+        Arc::new_cyclic(|me| Shared {
+            core: Mutex::new(core),
+            manager,
+            options,
+            executor: Mutex::new(executor.or_else(executor::current)),
+            is_fixed,
+            is_kicked: AtomicBool::new(false),
+            forks: process::forks(),
+            me: Weak::clone(me),
+        })
+    }
+
+    /// Whether a fork lies between the pool's making and now.
+    #[inline]
+    pub(super) fn is_inherited(&self) -> bool {
+        self.forks != process::forks()
+    }
+
+    pub(super) fn now() -> Time {
+        Time::from_nanos(clock::now_ns())
+    }
+
+    #[inline]
+    pub(super) fn soon() -> Time {
+        Time::from_nanos(clock::coarse_ns())
+    }
+
+    /// Applies an event and runs its effects.
+    #[inline]
+    pub(super) fn apply<R>(
+        &self,
+        now: Time,
+        event: impl FnOnce(&mut CoreOf<M>, Time, &mut Effects<Cause<M>>) -> R,
+    ) -> R {
+        let mut effects = Effects::new();
+        let result = event(&mut self.core.lock(), now, &mut effects);
+        if effects.work || !effects.is_empty() {
+            self.run(effects);
+        }
+        result
+    }
+
+    #[cold]
+    fn run(&self, effects: Effects<Cause<M>>) {
+        if effects.work {
+            self.kick();
+        }
+        for waker in effects.wake {
+            waker.wake();
+        }
+        for alarm in effects.alarms {
+            alarm.ring();
+        }
+    }
+
+    pub(super) fn kick(&self) {
+        // AcqRel: the turn that clears the flag sees what was written before it was set.
+        if !self.is_kicked.swap(true, Ordering::AcqRel)
+            && let Some(own) = self.me.upgrade()
+        {
+            driver().kick(own);
+        }
+    }
+
+    /// The caller's runtime takes the place of one that has ended. Returns whether there is one now.
+    pub(super) fn find_executor(&self) -> bool {
+        let mut executor = self.executor.lock();
+        if executor.is_none() {
+            *executor = executor::current();
+            let has_one = executor.is_some();
+            drop(executor);
+            if has_one {
+                self.kick();
+            }
+            return has_one;
+        }
+        true
+    }
+
+    fn lose(&self, lost: &Arc<dyn Executor>) {
+        if self.is_fixed {
+            return;
+        }
+        let mut executor = self.executor.lock();
+        let is_it = executor.as_ref().is_some_and(|executor| Arc::ptr_eq(executor, lost));
+        let old = if is_it { executor.take() } else { None };
+        drop(executor);
+        drop(old);
+        if is_it {
+            self.apply(Self::now(), |core, _, effects| core.wake_waiters(effects));
+        }
+    }
+
+    fn arm(&self, limit: Duration, is_of_creation: bool) -> (AlarmId, Arc<Alarm>) {
+        let alarm = Arc::new(Alarm::new(is_of_creation));
+        let (id, is_first) = self.core.lock().arm(Self::now().after(limit), Arc::clone(&alarm));
+        if is_first {
+            self.kick();
+        }
+        (id, alarm)
+    }
+
+    /// Runs a manager's future, and drops it at the end of its limit.
+    pub(super) async fn limited<F: Future>(
+        &self,
+        limit: Duration,
+        future: impl FnOnce() -> F,
+    ) -> Ended<F::Output> {
+        let (id, alarm) = self.arm(limit, false);
+        let ended = until(&alarm, future).await;
+        self.core.lock().disarm(id);
+        ended
+    }
+
+    fn judge(&self, object: &mut M::Object) -> Verdict {
+        let judged = catch_unwind(AssertUnwindSafe(|| match self.manager.is_broken(object) {
+            false => Verdict::Good,
+            true if self.manager.outdates_all(object) => Verdict::AllBroken,
+            true => Verdict::Broken,
+        }));
+        judged.unwrap_or(Verdict::Discarded)
+    }
+
+    // ── tasks ──
+
+    fn start_creation(self: &Arc<Self>, executor: &Arc<dyn Executor>) {
+        let (id, alarm) = self.arm(self.options.create_timeout, true);
+        let mut guard = Guard::new(self, executor, What::Creation(id));
+        executor.spawn(Box::pin(async move {
+            guard.begin();
+            let shared = Arc::clone(&guard.shared);
+            let created = match until(&alarm, || shared.manager.create()).await {
+                Ended::Well(Ok(mut value)) => match run_hook(&shared.options.after_create, &mut value) {
+                    true => Ok(value),
+                    false => Err(CreateError::Refused),
+                },
+                Ended::Well(Err(error)) => Err(CreateError::Manager(error)),
+                Ended::Late => Err(CreateError::TimedOut(shared.options.create_timeout)),
+                Ended::Panicked(text) => Err(CreateError::Panicked(text)),
+            };
+            guard.finish();
+            shared.apply(Self::now(), |core, now, effects| match created {
+                Ok(value) => core.created(value, id, now, effects),
+                Err(error) => core.not_created(Arc::new(error), id, now, effects),
+            });
+        }));
+    }
+
+    fn start_inspection(self: &Arc<Self>, executor: &Arc<dyn Executor>, mut object: Object<M::Object>) {
+        let mut guard = Guard::new(self, executor, What::Inspection);
+        executor.spawn(Box::pin(async move {
+            guard.begin();
+            let shared = Arc::clone(&guard.shared);
+            let verdict = shared.inspect(&mut object).await;
+            guard.finish();
+            shared.apply(Self::now(), |core, now, effects| core.inspected(object, verdict, now, effects));
+        }));
+    }
+
+    async fn inspect(&self, object: &mut Object<M::Object>) -> Verdict {
+        let is_dirty = object.meta.is_dirty;
+        let value = &mut object.value;
+        let judged = self.judge(value);
+        if judged != Verdict::Good {
+            return judged;
+        }
+        let ended = match is_dirty {
+            true => self.limited(self.options.reset_timeout, || self.manager.reset(value)).await,
+            false => self.limited(self.options.check_timeout, || self.manager.check(value)).await,
+        };
+        let hook = if is_dirty { &self.options.after_return } else { &self.options.before_lease };
+        if self.manager.blocks() && was_default() && hook.is_none() {
+            let mut core = self.core.lock();
+            if is_dirty { core.never_resets() } else { core.never_checks() }
+        }
+        match ended {
+            Ended::Well(Ok(())) if run_hook(hook, value) => Verdict::Good,
+            Ended::Well(Ok(())) => Verdict::Discarded,
+            _ => match self.judge(value) {
+                Verdict::AllBroken => Verdict::AllBroken,
+                _ => Verdict::Broken,
+            },
+        }
+    }
+
+    fn start_closing(self: &Arc<Self>, executor: &Arc<dyn Executor>, object: Object<M::Object>) {
+        let mut guard = Guard::new(self, executor, What::Closing);
+        executor.spawn(Box::pin(async move {
+            guard.begin();
+            let shared = Arc::clone(&guard.shared);
+            shared.limited(shared.options.close_timeout, || shared.manager.close(object.value)).await;
+        }));
+    }
+}
+
+impl<M: Manager> Turn for Shared<M> {
+    fn turn(self: Arc<Self>) -> (Time, u64) {
+        // AcqRel: see `kick`.
+        self.is_kicked.swap(false, Ordering::AcqRel);
+        loop {
+            let executor = self.executor.lock().clone();
+            let now = Self::now();
+            let (work, leaks) = self.apply(now, |core, now, effects| {
+                core.tick(now, effects);
+                let leaks = core.tracking.as_mut().map(|tracking| tracking.report(now));
+                // What the tick noted is taken here.
+                effects.work = false;
+                (core.take_work(now, executor.is_some()), leaks.unwrap_or_default())
+            });
+            for leak in leaks {
+                super::lease::report(&self.options, leak, now);
+            }
+            let is_done = work.create == 0 && work.inspect.is_empty() && work.close.is_empty();
+            if is_done {
+                return (work.sleep_until, work.answer);
+            }
+            let Some(executor) = executor else { return (work.sleep_until, work.answer) };
+            (0..work.create).for_each(|_| self.start_creation(&executor));
+            work.inspect.into_iter().for_each(|object| self.start_inspection(&executor, object));
+            work.close.into_iter().for_each(|object| self.start_closing(&executor, object));
+        }
+    }
+}
+
+fn run_hook<T>(hook: &Option<Hook<T>>, value: &mut T) -> bool {
+    hook.as_ref().is_none_or(|hook| catch_unwind(AssertUnwindSafe(|| hook(value))).unwrap_or(false))
+}
+
+pub(super) enum Ended<R> {
+    Well(R),
+    Late,
+    Panicked(String),
+}
+
+async fn until<F: Future>(alarm: &Alarm, future: impl FnOnce() -> F) -> Ended<F::Output> {
+    let future = match catch_unwind(AssertUnwindSafe(future)) {
+        Ok(future) => future,
+        Err(panic) => return Ended::Panicked(text(&*panic)),
+    };
+    let mut future = pin!(future);
+    poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
+        Ok(Poll::Ready(result)) => Poll::Ready(Ended::Well(result)),
+        Err(panic) => Poll::Ready(Ended::Panicked(text(&*panic))),
+        Ok(Poll::Pending) if alarm.has_rung(context.waker()) => Poll::Ready(Ended::Late),
+        Ok(Poll::Pending) => Poll::Pending,
+    })
+    .await
+}
+
+fn text(panic: &(dyn Any + Send)) -> String {
+    let owned = || panic.downcast_ref::<String>().cloned();
+    panic.downcast_ref::<&str>().map(ToString::to_string).or_else(owned).unwrap_or_default()
+}
+
+enum What {
+    Creation(AlarmId),
+    Inspection,
+    Closing,
+    Done,
+}
+
+/// Accounts for a task, however it ends: also if an executor drops it.
+struct Guard<M: Manager> {
+    shared: Arc<Shared<M>>,
+    executor: Arc<dyn Executor>,
+    what: What,
+    has_begun: bool,
+}
+
+impl<M: Manager> Guard<M> {
+    fn new(shared: &Arc<Shared<M>>, executor: &Arc<dyn Executor>, what: What) -> Self {
+        Guard { shared: Arc::clone(shared), executor: Arc::clone(executor), what, has_begun: false }
+    }
+
+    fn begin(&mut self) {
+        self.has_begun = true;
+    }
+
+    /// The task accounts for itself.
+    fn finish(&mut self) {
+        self.what = What::Done;
+    }
+}
+
+impl<M: Manager> Drop for Guard<M> {
+    fn drop(&mut self) {
+        if !self.has_begun {
+            self.shared.lose(&self.executor);
+        }
+        let is_withdrawn = !self.has_begun && !self.shared.is_fixed;
+        let now = Shared::<M>::now();
+        self.shared.apply(now, |core, now, effects| match self.what {
+            What::Creation(id) if is_withdrawn => core.withdraw_creation(id, now, effects),
+            What::Creation(id) => core.not_created(Arc::new(CreateError::Dropped), id, now, effects),
+            What::Inspection => core.inspection_lost(now, effects),
+            What::Closing => core.closed_one(now, effects),
+            What::Done => {}
+        });
+    }
+}
