@@ -24,7 +24,7 @@ use super::error::Phase;
 use super::stats::BoundedStats;
 use super::time::Time;
 use super::tracking::Tracking;
-use super::waiters::{Key, Looked, State, Waiters};
+use super::waiters::{Key, Looked, State, Waiters, Wakers};
 use crate::primitive::Arc;
 
 /// How long a waiter has to take what it was granted, while others wait.
@@ -71,6 +71,9 @@ pub(super) enum Failure<E> {
     /// A creation failed, and the pool does not wait for the next.
     Create(E),
 }
+
+/// What a waiter gets.
+pub(super) type Outcome<T, E> = Result<Object<T>, Failure<E>>;
 
 /// When an idle object is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,7 +131,7 @@ pub(super) enum Verdict {
 #[derive(Debug)]
 pub(super) struct Effects<E> {
     /// The wakers of waiters that have an outcome.
-    pub(super) wake: Vec<Waker>,
+    pub(super) wake: Wakers,
     /// Wakers and errors that are of no use any more. Their drop is foreign code.
     pub(super) dropped: Vec<Waker>,
     pub(super) errors: Vec<E>,
@@ -140,7 +143,13 @@ pub(super) struct Effects<E> {
 
 impl<E> Effects<E> {
     pub(super) const fn new() -> Self {
-        Effects { wake: Vec::new(), dropped: Vec::new(), errors: Vec::new(), alarms: Vec::new(), work: false }
+        Effects {
+            wake: Wakers::new(),
+            dropped: Vec::new(),
+            errors: Vec::new(),
+            alarms: Vec::new(),
+            work: false,
+        }
     }
 
     /// Whether nothing is to be done but work.
@@ -349,7 +358,7 @@ impl<T, E: Clone> Core<T, E> {
         waker: Waker,
         now: Time,
         effects: &mut Effects<E>,
-    ) -> Option<Result<Object<T>, Failure<E>>> {
+    ) -> Option<Outcome<T, E>> {
         // A waiter that slept when the others were failed has not heard of it.
         let is_late = self.stage != Stage::Open && self.waiters.is_pending(key);
         if is_late || self.waiters.has_expired(key, now) {
@@ -358,17 +367,23 @@ impl<T, E: Clone> Core<T, E> {
             let _ = self.waiters.remove(key, &mut effects.dropped);
             return Some(Err(failure));
         }
-        let state = match self.waiters.look(key, waker, &mut effects.dropped) {
-            Looked::Waiting => return None,
+        match self.waiters.look(key, waker, &mut effects.dropped) {
+            Looked::Waiting => None,
             Looked::Awake => {
                 self.serve(now, effects);
-                if self.waiters.is_pending(key) {
-                    return None;
-                }
-                self.waiters.remove(key, &mut effects.dropped)
+                self.outcome(key, effects)
             }
-            Looked::Done(state) => state,
-        };
+            Looked::Done(state) => self.settle(state),
+        }
+    }
+
+    /// The waiter's outcome, if there is one already.
+    pub(super) fn outcome(&mut self, key: Key, effects: &mut Effects<E>) -> Option<Outcome<T, E>> {
+        let state = self.waiters.take_outcome(key, &mut effects.dropped)?;
+        self.settle(state)
+    }
+
+    fn settle(&mut self, state: State<Object<T>, Failure<E>>) -> Option<Outcome<T, E>> {
         match state {
             State::Granted(object, _) => {
                 self.counters.waited += 1;

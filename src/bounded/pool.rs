@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::builder::Builder;
-use super::core::{Core, Failure, Queued, Rules, Taken};
+use super::core::{Core, Effects, Failure, Outcome, Queued, Rules, Taken};
 use super::error::{GetError, TimedOut};
 use super::executor::{Executor, thread_waker};
 use super::lease::Lease;
@@ -267,7 +267,9 @@ impl<M: Manager> Future for Get<'_, M> {
 impl<M: Manager> Get<'_, M> {
     #[cold]
     fn begin_wait(&mut self, timeout: Option<Duration>, waker: &Waker) -> Poll<<Self as Future>::Output> {
-        let now = Shared::<M>::now();
+        // The faster clock is a few milliseconds late, which is nothing in a second.
+        let is_long = timeout.is_none_or(|timeout| timeout >= Duration::from_secs(1));
+        let now = if is_long { Shared::<M>::soon() } else { Shared::<M>::now() };
         self.began = now;
         let deadline = timeout.map_or(Time::NEVER, |timeout| now.after(timeout));
         let (own, holder) = (waker.clone(), holder());
@@ -277,7 +279,8 @@ impl<M: Manager> Get<'_, M> {
         match queued {
             Queued::As(key) => {
                 self.state = State::Queued(key);
-                self.look(waker)
+                // Its waker is in the queue: it will be polled when there is an outcome.
+                if self.shared.find_executor() { Poll::Pending } else { self.look(waker) }
             }
             Queued::Closed => Poll::Ready(Err(GetError::Closed)),
             Queued::Full => Poll::Ready(Err(GetError::TooManyWaiters)),
@@ -289,26 +292,34 @@ impl<M: Manager> Get<'_, M> {
             // A future that is polled after its end.
             return Poll::Pending;
         };
+        let site = self.site;
+        let mut outcome = self.shared.apply(Shared::<M>::soon(), |core, now, effects| {
+            let outcome = core.outcome(key, effects);
+            core.track_outcome(&outcome, site, now, effects);
+            outcome
+        });
+        if outcome.is_none() {
+            outcome = self.look_again(key, waker.clone());
+        }
+        let Some(outcome) = outcome else { return Poll::Pending };
+        self.state = State::Done;
+        Poll::Ready(match outcome {
+            Ok(object) => Ok(Lease::new(Arc::clone(self.shared), object)),
+            Err(failure) => Err(error::<M>(failure, Shared::<M>::now().since(self.began))),
+        })
+    }
+
+    #[cold]
+    fn look_again(&self, key: Key, waker: Waker) -> Option<Outcome<M::Object, Cause<M>>> {
         let has_executor = self.shared.find_executor();
-        let (waker, now, site) = (waker.clone(), Shared::<M>::now(), self.site);
-        let outcome = self.shared.apply(now, |core, now, effects| {
+        self.shared.apply(Shared::<M>::now(), |core, now, effects| {
             let outcome = core.look(key, waker, now, effects);
             if outcome.is_none() && !has_executor && core.is_hopeless() {
                 core.cancel(key, now, effects);
                 return Some(Err(Failure::NoRuntime));
             }
-            if let Some(Ok(object)) = &outcome
-                && core.tracking.is_some()
-            {
-                core.track(object.meta.id, holder(), site, now, effects);
-            }
+            core.track_outcome(&outcome, self.site, now, effects);
             outcome
-        });
-        let Some(outcome) = outcome else { return Poll::Pending };
-        self.state = State::Done;
-        Poll::Ready(match outcome {
-            Ok(object) => Ok(Lease::new(Arc::clone(self.shared), object)),
-            Err(failure) => Err(error::<M>(failure, now.since(self.began))),
         })
     }
 }
@@ -350,6 +361,22 @@ fn holder() -> u64 {
         return hash(&|state| std::hash::BuildHasher::hash_one(state, task));
     }
     hash(&|state| std::hash::BuildHasher::hash_one(state, current_thread()))
+}
+
+impl<T, E: Clone> Core<T, E> {
+    fn track_outcome(
+        &mut self,
+        outcome: &Option<Outcome<T, E>>,
+        site: &'static Location<'static>,
+        now: Time,
+        effects: &mut Effects<E>,
+    ) {
+        if let Some(Ok(object)) = outcome
+            && self.tracking.is_some()
+        {
+            self.track(object.meta.id, holder(), site, now, effects);
+        }
+    }
 }
 
 impl<M: Manager> Shared<M> {

@@ -42,6 +42,8 @@ pub(super) struct Shared<M: Manager> {
     pub(super) manager: M,
     pub(super) options: Options<M::Object>,
     executor: Mutex<Option<Arc<dyn Executor>>>,
+    /// Whether there is an executor: a hint for waiters, which need not take the lock then.
+    has_executor: AtomicBool,
     /// Whether the executor was given by the builder, and no other is to take its place.
     is_fixed: bool,
     /// Whether the driver knows that there is work.
@@ -60,11 +62,13 @@ impl<M: Manager> Shared<M> {
     ) -> Arc<Self> {
         process::count_forks();
         let is_fixed = executor.is_some();
+        let executor = executor.or_else(executor::current);
         Arc::new_cyclic(|me| Shared {
+            has_executor: AtomicBool::new(executor.is_some()),
             core: Mutex::new(core),
             manager,
             options,
-            executor: Mutex::new(executor.or_else(executor::current)),
+            executor: Mutex::new(executor),
             is_fixed,
             is_kicked: AtomicBool::new(false),
             forks: process::forks(),
@@ -102,14 +106,11 @@ impl<M: Manager> Shared<M> {
         result
     }
 
-    #[cold]
     fn run(&self, effects: Effects<Cause<M>>) {
         if effects.work {
             self.kick();
         }
-        for waker in effects.wake {
-            waker.wake();
-        }
+        effects.wake.wake();
         for alarm in effects.alarms {
             alarm.ring();
         }
@@ -125,11 +126,20 @@ impl<M: Manager> Shared<M> {
     }
 
     /// The caller's runtime takes the place of one that has ended. Returns whether there is one now.
+    #[inline]
     pub(super) fn find_executor(&self) -> bool {
+        // Relaxed: a waiter that sees an executor that is gone is woken when it goes, and sees it then: the flag changes before
+        // the waiters are woken under the core's lock.
+        self.has_executor.load(Ordering::Relaxed) || self.adopt_executor()
+    }
+
+    #[cold]
+    fn adopt_executor(&self) -> bool {
         let mut executor = self.executor.lock();
         if executor.is_none() {
             *executor = executor::current();
             let has_one = executor.is_some();
+            self.has_executor.store(has_one, Ordering::Relaxed);
             drop(executor);
             if has_one {
                 self.kick();
@@ -146,6 +156,9 @@ impl<M: Manager> Shared<M> {
         let mut executor = self.executor.lock();
         let is_it = executor.as_ref().is_some_and(|executor| Arc::ptr_eq(executor, lost));
         let old = if is_it { executor.take() } else { None };
+        if is_it {
+            self.has_executor.store(false, Ordering::Relaxed);
+        }
         drop(executor);
         drop(old);
         if is_it {

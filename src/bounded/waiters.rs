@@ -174,17 +174,17 @@ impl<T, E> Waiters<T, E> {
     }
 
     /// Fails the first waiter.
-    pub(super) fn fail_first(&mut self, failure: E, wake: &mut Vec<Waker>) {
+    pub(super) fn fail_first(&mut self, failure: E, wake: &mut Wakers) {
         if let Some(at) = self.queue.first {
             self.fail(at, failure, wake);
         }
     }
 
-    fn fail(&mut self, at: usize, failure: E, wake: &mut Vec<Waker>) {
+    fn fail(&mut self, at: usize, failure: E, wake: &mut Wakers) {
         self.unlink_waiting(at);
         let entry = self.entry_mut(at);
         entry.state = State::Failed(failure);
-        wake.extend(entry.waker.take());
+        wake.push(entry.waker.take());
     }
 
     /// Puts the waiter back to the front of the queue: there is no object for it after all.
@@ -203,17 +203,17 @@ impl<T, E> Waiters<T, E> {
     }
 
     /// Hands an object to the waiter, which has until `until` to take it.
-    pub(super) fn grant(&mut self, Next(at): Next, object: T, until: Time, wake: &mut Vec<Waker>) {
+    pub(super) fn grant(&mut self, Next(at): Next, object: T, until: Time, wake: &mut Wakers) {
         let mut ends = self.granted;
         self.link_last(&mut ends, at);
         self.granted = ends;
         let entry = self.entry_mut(at);
         entry.state = State::Granted(object, until.min(entry.deadline));
-        wake.extend(entry.waker.take());
+        wake.push(entry.waker.take());
     }
 
     /// Fails all waiters.
-    pub(super) fn fail_all(&mut self, failure: impl Fn() -> E, wake: &mut Vec<Waker>) {
+    pub(super) fn fail_all(&mut self, failure: impl Fn() -> E, wake: &mut Wakers) {
         while let Some(at) = self.queue.first {
             self.fail(at, failure(), wake);
         }
@@ -221,18 +221,18 @@ impl<T, E> Waiters<T, E> {
     }
 
     /// Wakes all waiters, which look again.
-    pub(super) fn wake_all(&mut self, wake: &mut Vec<Waker>) {
+    pub(super) fn wake_all(&mut self, wake: &mut Wakers) {
         let mut at = self.queue.first;
         while let Some(here) = at {
             let entry = self.entry_mut(here);
             at = entry.links.after;
-            wake.extend(entry.waker.take());
+            wake.push(entry.waker.take());
         }
     }
 
     /// Fails the waiters whose deadline has passed, wherever they are in the queue. It costs a walk of the queue, so it is
     /// to be called when [`next_deadline`](Self::next_deadline) has passed, not before.
-    pub(super) fn expire(&mut self, now: Time, failure: impl Fn() -> E, wake: &mut Vec<Waker>) {
+    pub(super) fn expire(&mut self, now: Time, failure: impl Fn() -> E, wake: &mut Wakers) {
         let (mut at, mut earliest) = (self.queue.first, Time::NEVER);
         while let Some(here) = at {
             let entry = self.entry(here);
@@ -258,7 +258,7 @@ impl<T, E> Waiters<T, E> {
         &mut self,
         now: Time,
         failure: impl Fn() -> E,
-        wake: &mut Vec<Waker>,
+        wake: &mut Wakers,
     ) -> Option<(T, bool)> {
         let mut at = self.granted.first;
         while let Some(here) = at {
@@ -274,7 +274,7 @@ impl<T, E> Waiters<T, E> {
             };
             self.unlink_granted(here);
             let entry = self.entry_mut(here);
-            wake.extend(entry.waker.take());
+            wake.push(entry.waker.take());
             if let State::Granted(object, _) = std::mem::replace(&mut entry.state, state) {
                 return Some((object, has_failed));
             }
@@ -298,6 +298,11 @@ impl<T, E> Waiters<T, E> {
     /// Whether it has no outcome yet.
     pub(super) fn is_pending(&self, key: Key) -> bool {
         matches!(self.entry(key.0).state, State::Waiting | State::Asleep)
+    }
+
+    /// Returns the outcome, if there is one, and removes the entry.
+    pub(super) fn take_outcome(&mut self, key: Key, dropped: &mut Vec<Waker>) -> Option<State<T, E>> {
+        if self.is_pending(key) { None } else { Some(self.remove(key, dropped)) }
     }
 
     /// Whether it has no outcome yet, and its deadline has passed.
@@ -372,3 +377,35 @@ pub(super) enum Looked<T, E> {
 #[must_use]
 #[derive(Debug)]
 pub(super) struct Next(usize);
+
+/// Wakers that are to be woken: mostly one, which needs no allocation.
+#[derive(Debug)]
+pub(super) struct Wakers {
+    first: Option<Waker>,
+    rest: Vec<Waker>,
+}
+
+impl Wakers {
+    pub(super) const fn new() -> Self {
+        Wakers { first: None, rest: Vec::new() }
+    }
+
+    pub(super) fn push(&mut self, waker: Option<Waker>) {
+        match &self.first {
+            None => self.first = waker,
+            Some(_) => self.rest.extend(waker),
+        }
+    }
+
+    pub(super) fn append(&mut self, wakers: &mut Vec<Waker>) {
+        self.rest.append(wakers);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.first.is_none() && self.rest.is_empty()
+    }
+
+    pub(super) fn wake(self) {
+        self.first.into_iter().chain(self.rest).for_each(Waker::wake);
+    }
+}
