@@ -23,9 +23,10 @@
 //! | a gRPC connection for this request, never one that is known to be broken | `grpc::ClientPool`, or `grpc::get_client()` for one pool a process |
 //! | one gRPC connection whose state you can see | `grpc::ClientConn` |
 //! | many gRPC calls at once, to one address or many, over as few connections as they need | `grpc::StreamPool` |
+//! | at most N of an expensive object (database connections, stubs), waiting for one | [`bounded::BoundedPool`] |
 //!
-//! A pool here is for things that can be made again: any object in it may be dropped at any time. What must be
-//! limited and closed in an orderly way, such as database connections, needs another kind of pool.
+//! A [`SyncPool`] is for things that can be made again: any object in it may be dropped at any time. What must be
+//! limited and closed in an orderly way, such as database connections, belongs in a [`bounded::BoundedPool`].
 //!
 //! # What hand-written pools cost
 //!
@@ -47,11 +48,13 @@
 //! | `grpc` | the module `grpc` | tokio, tonic (no default features), hyper, h2, rustls with ring, webpki-roots |
 //! | `channel` | `grpc::observe`, and `grpc` | tower, hyper-timeout, httparse; tonic's `channel`, hyper's HTTP/1 |
 //! | `native-roots` | `TlsConfig::native_roots` | rustls-native-certs |
-//! | `tracing` | events on dials, states and discards | tracing |
+//! | `tokio` | [`bounded`]: a pool's tasks run on the tokio runtime that it is built in | tokio |
+//! | `tracing` | events on dials, states, discards and leaked leases | tracing |
 //!
 //! # Drop, cancellation, close
 //!
-//! Guards put back on drop. No get here waits. Calls on connections are canceled by dropping them. A pool that is dropped
+//! Guards put back on drop. Only the gets of `bounded` wait, and one that is dropped loses
+//! nothing. Calls on connections are canceled by dropping them. A pool that is dropped
 //! drops what it holds; what is out stays with its holders.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
