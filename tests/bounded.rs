@@ -463,3 +463,36 @@ async fn a_lease_that_is_out_for_long_is_reported_with_its_call_site() {
     let leak = reports.recv_timeout(Duration::from_secs(5)).unwrap();
     assert_eq!((leak.call_site.file(), leak.call_site.line()), (file!(), line));
 }
+
+#[cfg(unix)]
+#[test]
+fn a_forked_child_closes_nothing_that_it_inherited() {
+    let server = Server::default();
+    let pool = BoundedPool::builder(cenote::bounded::Blocking(server.clone())).max_size(2).build().unwrap();
+    let lease = pool.get_blocking().unwrap();
+    drop(pool.get_blocking().unwrap());
+    let began = Instant::now();
+    while pool.stats().idle == 0 {
+        assert!(began.elapsed() < Duration::from_secs(5));
+        thread::sleep(ms(1));
+    }
+    // SAFETY: the child takes no lock that a thread of the parent may hold: that is what is tested.
+    match unsafe { libc::fork() } {
+        0 => {
+            let is_refused = matches!(pool.get_blocking(), Err(GetError::Closed));
+            drop((lease, pool));
+            let code = i32::from(!is_refused || server.open() != 2);
+            // SAFETY: the child ends here.
+            unsafe { libc::_exit(code) };
+        }
+        child => {
+            let mut status = 0;
+            // SAFETY: the pointer is to an integer that outlives the call.
+            unsafe { libc::waitpid(child, &raw mut status, 0) };
+            assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0, "the child: {status}");
+        }
+    }
+    drop(lease);
+    drop(pool.get_blocking().unwrap());
+    assert_eq!(server.open(), 2);
+}

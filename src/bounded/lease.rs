@@ -107,6 +107,7 @@ impl<M: Manager> Drop for Lease<M> {
         if shared.is_inherited() {
             // It is the parent's: neither used nor closed here.
             std::mem::forget(object);
+            shared.leak();
             return;
         }
         let verdict = if self.discards || is_panicking() && !shared.options.keeps_on_panic {

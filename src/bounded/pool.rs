@@ -31,7 +31,9 @@ struct Handle<M: Manager> {
 
 impl<M: Manager> Drop for Handle<M> {
     fn drop(&mut self) {
-        if !self.shared.is_inherited() {
+        if self.shared.is_inherited() {
+            self.shared.leak();
+        } else {
             self.shared.close();
         }
     }
@@ -145,23 +147,33 @@ impl<M: Manager> BoundedPool<M> {
 
     /// Changes the limit. A lower one closes idle objects at once, and leased ones when they come back.
     pub fn resize(&self, max_size: usize) {
+        if self.shared().is_inherited() {
+            return;
+        }
         self.shared().apply(Shared::<M>::now(), |core, now, effects| core.resize(max_size, now, effects));
     }
 
     /// Closes all objects that exist now: idle ones at once, leased ones when they come back.
     pub fn invalidate_all(&self) {
+        if self.shared().is_inherited() {
+            return;
+        }
         self.shared().apply(Shared::<M>::now(), |core, now, effects| core.invalidate_all(now, effects));
     }
 
     /// Closes the pool: all waiters get [`GetError::Closed`] at once, idle objects are closed, and leased ones when they come
     /// back. A second call has no effect. The drop of the last handle closes the pool too.
     pub fn close(&self) {
+        if self.shared().is_inherited() {
+            return;
+        }
         self.shared().close();
     }
 
     /// Whether the pool is closed.
     pub fn is_closed(&self) -> bool {
-        self.shared().apply(Shared::<M>::soon(), |core, _, _| core.is_closed())
+        self.shared().is_inherited()
+            || self.shared().apply(Shared::<M>::soon(), |core, _, _| core.is_closed())
     }
 
     /// Refuses new gets, and waits until all leases have ended and all objects are closed, for `deadline` at most. What is left
@@ -169,6 +181,9 @@ impl<M: Manager> BoundedPool<M> {
     pub async fn drain(&self, deadline: Duration) -> DrainReport {
         let shared = self.shared();
         let began = Shared::<M>::now();
+        if shared.is_inherited() {
+            return DrainReport { leased: 0, closing: 0, waited: Duration::ZERO };
+        }
         shared.find_executor();
         shared.apply(began, |core, _, effects| core.drain(effects));
         shared
@@ -190,8 +205,11 @@ impl<M: Manager> BoundedPool<M> {
         }
     }
 
-    /// What the pool holds now.
+    /// What the pool holds now; nothing, in a child that inherited it.
     pub fn stats(&self) -> BoundedStats {
+        if self.shared().is_inherited() {
+            return BoundedStats::default();
+        }
         self.shared().apply(Shared::<M>::soon(), |core, _, _| core.counts())
     }
 
@@ -292,6 +310,9 @@ impl<M: Manager> Get<'_, M> {
             // A future that is polled after its end.
             return Poll::Pending;
         };
+        if self.shared.is_inherited() {
+            return Poll::Ready(Err(GetError::Closed));
+        }
         let site = self.site;
         let mut outcome = self.shared.apply(Shared::<M>::soon(), |core, now, effects| {
             let outcome = core.outcome(key, effects);

@@ -82,6 +82,12 @@ impl<M: Manager> Shared<M> {
         self.forks != process::forks()
     }
 
+    /// In a forked child: what the parent goes on using is never dropped here.
+    #[cold]
+    pub(super) fn leak(self: &Arc<Self>) {
+        std::mem::forget(Arc::clone(self));
+    }
+
     pub(super) fn now() -> Time {
         Time::from_nanos(clock::now_ns())
     }
