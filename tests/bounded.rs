@@ -246,7 +246,7 @@ async fn a_server_that_is_down_shows_as_the_cause_and_its_return_needs_no_newcom
     let server = Server::default();
     server.set(|state| &state.is_down, true);
     let pool = BoundedPool::builder(plain(&server)).retry_pauses(ms(1), ms(5)).build().unwrap();
-    let error = pool.get_timeout(ms(50)).await.unwrap_err();
+    let error = pool.get_timeout(ms(500)).await.unwrap_err();
     assert!(matches!(&error, GetError::TimedOut(error) if error.phase == Phase::Creation), "{error}");
     let cause = std::error::Error::source(&error).unwrap();
     assert_eq!(std::error::Error::source(cause).unwrap().to_string(), "the server is down");
@@ -287,7 +287,7 @@ async fn a_creation_that_hangs_is_given_up_and_one_that_panics_costs_nothing() {
     drop(waiter.await.unwrap());
     pool.invalidate_all();
     server.set(|state| &state.panics, true);
-    let error = pool.get_timeout(ms(50)).await.unwrap_err();
+    let error = pool.get_timeout(ms(500)).await.unwrap_err();
     let GetError::TimedOut(error) = error else { panic!("{error}") };
     assert!(
         matches!(error.cause.as_deref(), Some(CreateError::Panicked(text)) if text == "a bug in the driver")
@@ -395,7 +395,10 @@ fn the_creation_is_not_canceled_with_its_getter() {
     runtime.block_on(async {
         server.set(|state| &state.is_mute, true);
         let pool = BoundedPool::builder(plain(&server)).build().unwrap();
-        assert!(pool.get_timeout(ms(5)).await.is_err());
+        let mut getter = Box::pin(pool.get());
+        assert!(is_pending(getter.as_mut()));
+        until(|| pool.stats().creating == 1).await;
+        drop(getter);
         server.set(|state| &state.is_mute, false);
         until(|| pool.stats().idle >= 1).await;
     });

@@ -131,9 +131,9 @@ fn r2d2(size: usize) -> r2d2::Pool<ForR2d2> {
     r2d2::Pool::builder().max_size(size as u32).test_on_check_out(false).build(ForR2d2).expect("a pool")
 }
 
-fn blocking(
-    size: usize,
-) -> BoundedPool<cenote::bounded::Blocking<FromFn<fn() -> Result<Object, Infallible>>>> {
+type Blocking = cenote::bounded::Blocking<FromFn<fn() -> Result<Object, Infallible>>>;
+
+fn blocking(size: usize) -> BoundedPool<Blocking> {
     fn make() -> Result<Object, Infallible> {
         Ok([0; 8])
     }
