@@ -49,6 +49,16 @@ assert_not_impl_any!(Pooled<'static, Plain, Neither>: Send, Sync);
 assert_not_impl_any!(Pooled<'static, Plain>: Clone, Copy);
 assert_not_impl_any!(Pooled<'static, u8>: Clone, Copy);
 
+// The bounded pool: a lease shares the pool and owns the object; the getters run in tasks that move.
+type Bounded<T> = cenote::bounded::Blocking<cenote::bounded::FromFn<fn() -> Result<T, std::io::Error>>>;
+assert_impl_all!(cenote::bounded::BoundedPool<Bounded<Plain>>: Send, Sync, Clone, Unpin);
+assert_impl_all!(cenote::bounded::BoundedPool<Bounded<Unsync>>: Send, Sync);
+assert_impl_all!(cenote::bounded::Lease<Bounded<Plain>>: Send, Sync, Unpin);
+assert_impl_all!(cenote::bounded::Lease<Bounded<Unsync>>: Send);
+assert_not_impl_any!(cenote::bounded::Lease<Bounded<Unsync>>: Sync, Clone, Copy);
+assert_impl_all!(cenote::bounded::Get<'static, Bounded<Unsync>>: Send, Unpin);
+assert_impl_all!(cenote::bounded::GetError<std::io::Error>: std::error::Error, Send, Sync, Clone);
+
 // The guard that owns a share of the pool.
 assert_impl_all!(OwnedPooled<Plain>: Send, Sync, Unpin, UnwindSafe, RefUnwindSafe);
 assert_impl_all!(OwnedPooled<Unsync>: Send, Unpin);
