@@ -8,7 +8,7 @@ use super::stats::BoundedStats;
 use crate::primitive::Arc;
 
 /// Why a get returned no lease. `E` is the manager's error.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 #[non_exhaustive]
 pub enum GetError<E> {
     /// The deadline passed.
@@ -28,7 +28,7 @@ pub enum GetError<E> {
 }
 
 /// A get whose deadline passed.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 #[non_exhaustive]
 pub struct TimedOut<E> {
     /// What the get waited for at its deadline.
@@ -85,6 +85,26 @@ pub enum BuildError {
     MinAboveMax,
     /// The jitter is not between 0 and 1.
     Jitter,
+}
+
+// By hand: the manager's error is shared, and need not be `Clone`.
+impl<E> Clone for GetError<E> {
+    fn clone(&self) -> Self {
+        match self {
+            GetError::TimedOut(error) => GetError::TimedOut(error.clone()),
+            GetError::Create(error) => GetError::Create(Arc::clone(error)),
+            GetError::TooManyWaiters => GetError::TooManyWaiters,
+            GetError::Exhausted => GetError::Exhausted,
+            GetError::Closed => GetError::Closed,
+            GetError::NoRuntime => GetError::NoRuntime,
+        }
+    }
+}
+
+impl<E> Clone for TimedOut<E> {
+    fn clone(&self) -> Self {
+        TimedOut { cause: self.cause.clone(), ..*self }
+    }
 }
 
 impl<E> fmt::Display for GetError<E> {

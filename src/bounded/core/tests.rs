@@ -166,8 +166,21 @@ impl World {
             counts.waiting == 0 || counts.idle == 0 || counts.checking >= counts.waiting,
             "an object is idle beside a waiter: {counts:?}"
         );
+        assert!(
+            counts.idle == 0 || counts.size - counts.closing <= counts.max_size,
+            "an object is idle above the limit: {counts:?}"
+        );
         // A driver that sleeps misses nothing.
         if !self.is_awake {
+            for waiter in &self.waiting {
+                let waits =
+                    self.core.waiters.is_pending(waiter.key) && !self.core.waiters.is_asleep(waiter.key);
+                let is_ahead = waits && self.now < waiter.deadline;
+                assert!(
+                    !is_ahead || self.sleeps_until <= waiter.deadline,
+                    "the driver sleeps over a deadline"
+                );
+            }
             assert!(self.core.inspect.is_empty() && self.core.close.is_empty(), "work lies about");
             let is_due = self.core.wants_creation() && self.core.retry_at <= self.now;
             assert!(!is_due, "a creation is due, and the driver sleeps: {counts:?}");
