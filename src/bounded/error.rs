@@ -71,7 +71,7 @@ pub enum CreateError<E> {
     Panicked(String),
     /// The hook that runs after a creation refused the object.
     Refused,
-    /// The executor dropped the creation before its end: a runtime was shut down.
+    /// The executor dropped the creation before its end: a runtime was shut down, or no thread was to be had.
     Dropped,
 }
 
@@ -167,7 +167,9 @@ impl<E> fmt::Display for CreateError<E> {
             CreateError::TimedOut(limit) => write!(f, "the creation of an object took longer than {limit:?}"),
             CreateError::Panicked(text) => write!(f, "the manager panicked: {text}"),
             CreateError::Refused => f.write_str("the hook after creation refused the object"),
-            CreateError::Dropped => f.write_str("the runtime ended during the creation of an object"),
+            CreateError::Dropped => {
+                f.write_str("the executor dropped the creation of an object before its end")
+            }
         }
     }
 }
