@@ -57,6 +57,7 @@ impl<M: Manager> Builder<M> {
             reset_timeout: Duration::from_secs(5),
             close_timeout: Duration::from_secs(5),
             keeps_on_panic: false,
+            tracks: false,
             after_create: None,
             before_lease: None,
             after_return: None,
@@ -234,6 +235,7 @@ impl<M: Manager> Builder<M> {
         if !(0.0..=1.0).contains(&rules.jitter) {
             return Err(BuildError::Jitter);
         }
+        self.options.tracks = self.tracking.is_some();
         let has_check = has_check::<M>() || self.options.before_lease.is_some();
         // Suspects are asked whether they are broken, whether or not there is a check.
         rules.check = rules.check.filter(|_| has_check);

@@ -24,7 +24,7 @@ use super::error::Phase;
 use super::stats::BoundedStats;
 use super::time::Time;
 use super::tracking::Tracking;
-use super::waiters::{Key, Looked, State, Waiters, Wakers};
+use super::waiters::{Key, State, Waiters, Wakers};
 use crate::primitive::Arc;
 
 /// How long a waiter has to take what it was granted, while others wait.
@@ -51,6 +51,13 @@ pub(super) struct Meta {
     pub(super) is_dirty: bool,
     /// Whether its end is so near that the minimum is filled up without it.
     is_old: bool,
+}
+
+impl Meta {
+    /// When it was known to work last.
+    fn proven(&self) -> Time {
+        self.verified.max(self.returned)
+    }
 }
 
 #[derive(Debug)]
@@ -152,6 +159,15 @@ impl<E> Effects<E> {
         }
     }
 
+    /// The error of a failure that no waiter gets leaves the lock too.
+    fn discard(&mut self, failure: Failure<E>) {
+        match failure {
+            Failure::TimedOut(_, _, _, error) => self.errors.extend(error),
+            Failure::Create(error) => self.errors.push(error),
+            Failure::Closed | Failure::NoRuntime => {}
+        }
+    }
+
     /// Whether nothing is to be done but work.
     pub(super) fn is_empty(&self) -> bool {
         self.wake.is_empty() && self.alarms.is_empty()
@@ -165,10 +181,8 @@ pub(super) struct Work<T> {
     pub(super) create: usize,
     pub(super) inspect: Vec<Object<T>>,
     pub(super) close: Vec<Object<T>>,
-    /// When the driver is to come back, if nothing calls it before; and the number of this answer: a later answer
-    /// replaces an earlier one.
+    /// When the driver is to come back, if nothing calls it before.
     pub(super) sleep_until: Time,
-    pub(super) answer: u64,
 }
 
 #[derive(Debug)]
@@ -227,7 +241,6 @@ pub(super) struct Core<T, E> {
     last_alarm: u64,
     /// Until when the driver sleeps, unless it is called.
     sleeps_until: Time,
-    answers: u64,
     random: u64,
     counters: BoundedStats,
     pub(super) tracking: Option<Tracking>,
@@ -258,7 +271,6 @@ impl<T, E: Clone> Core<T, E> {
             alarms: BTreeMap::new(),
             last_alarm: 0,
             sleeps_until: Time::NEVER,
-            answers: 0,
             random,
             counters: BoundedStats::default(),
             tracking: None,
@@ -278,26 +290,6 @@ impl<T, E: Clone> Core<T, E> {
         if self.waiters.waiting() > 0 {
             return Taken::Nothing;
         }
-        // All in one: a closed pool has no idle objects.
-        if let Some(object) = self.pop_idle() {
-            if self.is_fit(&object.meta, now) && !self.needs_check(&object.meta, now) {
-                self.leased += 1;
-                self.counters.direct += 1;
-                if self.rules.min_idle > 0 {
-                    self.note_work(now, effects);
-                }
-                return Taken::Object(object);
-            }
-            self.push_popped(object);
-        }
-        self.take_slowly(now, effects)
-    }
-
-    #[cold]
-    fn take_slowly(&mut self, now: Time, effects: &mut Effects<E>) -> Taken<T> {
-        if self.stage != Stage::Open {
-            return Taken::Closed;
-        }
         while let Some(object) = self.pop_idle() {
             if !self.is_fit(&object.meta, now) {
                 self.close_object(object, effects);
@@ -307,11 +299,14 @@ impl<T, E: Clone> Core<T, E> {
             } else {
                 self.leased += 1;
                 self.counters.direct += 1;
-                self.note_work(now, effects);
+                if self.rules.min_idle > 0 {
+                    self.note_work(now, effects);
+                }
                 return Taken::Object(object);
             }
         }
-        Taken::Nothing
+        // A closed pool has no idle objects.
+        if self.stage == Stage::Open { Taken::Nothing } else { Taken::Closed }
     }
 
     /// A `try_get` found nothing: the next one will, if that is possible.
@@ -359,39 +354,32 @@ impl<T, E: Clone> Core<T, E> {
         now: Time,
         effects: &mut Effects<E>,
     ) -> Option<Outcome<T, E>> {
+        let outcome = self.outcome(key, effects);
+        if outcome.is_some() {
+            effects.dropped.push(waker);
+            return outcome;
+        }
         // A waiter that slept when the others were failed has not heard of it.
-        let is_late = self.stage != Stage::Open && self.waiters.is_pending(key);
+        let is_late = self.stage != Stage::Open;
         if is_late || self.waiters.has_expired(key, now) {
             effects.dropped.push(waker);
             let failure = if is_late { Failure::Closed } else { self.timed_out() };
+            self.counters.timed_out += u64::from(!is_late);
             let _ = self.waiters.remove(key, &mut effects.dropped);
             return Some(Err(failure));
         }
-        match self.waiters.look(key, waker, &mut effects.dropped) {
-            Looked::Waiting => None,
-            Looked::Awake => {
-                self.serve(now, effects);
-                self.outcome(key, effects)
-            }
-            Looked::Done(state) => self.settle(state),
+        if !self.waiters.wait(key, waker, &mut effects.dropped) {
+            return None;
         }
+        self.serve(now, effects);
+        self.outcome(key, effects)
     }
 
     /// The waiter's outcome, if there is one already.
     pub(super) fn outcome(&mut self, key: Key, effects: &mut Effects<E>) -> Option<Outcome<T, E>> {
-        let state = self.waiters.take_outcome(key, &mut effects.dropped)?;
-        self.settle(state)
-    }
-
-    fn settle(&mut self, state: State<Object<T>, Failure<E>>) -> Option<Outcome<T, E>> {
-        match state {
-            State::Granted(object, _) => {
-                self.counters.waited += 1;
-                Some(Ok(object))
-            }
-            State::Failed(failure) => Some(Err(failure)),
-            State::Waiting | State::Asleep => None,
-        }
+        let outcome = self.waiters.take_outcome(key, &mut effects.dropped)?;
+        self.counters.waited += u64::from(outcome.is_ok());
+        Some(outcome)
     }
 
     /// The waiter has given up.
@@ -402,9 +390,8 @@ impl<T, E: Clone> Core<T, E> {
                 self.leased -= 1;
                 self.store(object, now, effects);
             }
-            State::Failed(Failure::Create(error)) => effects.errors.push(error),
-            State::Failed(Failure::TimedOut(_, _, _, error)) => effects.errors.extend(error),
-            State::Failed(_) | State::Waiting | State::Asleep => {}
+            State::Failed(failure) => effects.discard(failure),
+            State::Waiting | State::Asleep => {}
         }
     }
 
@@ -619,11 +606,11 @@ impl<T, E: Clone> Core<T, E> {
     // ── time ──
 
     /// Has `alarm` rung at `at`.
-    pub(super) fn arm(&mut self, at: Time, alarm: Arc<Alarm>) -> (AlarmId, bool) {
+    pub(super) fn arm(&mut self, at: Time, alarm: Arc<Alarm>, effects: &mut Effects<E>) -> AlarmId {
         self.last_alarm += 1;
-        let id = AlarmId(at, self.last_alarm);
         self.alarms.insert((at, self.last_alarm), alarm);
-        (id, self.would_oversleep(at))
+        effects.work |= self.would_oversleep(at);
+        AlarmId(at, self.last_alarm)
     }
 
     /// Returns false if it has rung.
@@ -661,13 +648,11 @@ impl<T, E: Clone> Core<T, E> {
             due = due.min(tracking.next_report());
         }
         self.sleeps_until = due;
-        self.answers += 1;
         Work {
             create,
             inspect: if has_executor { std::mem::take(&mut self.inspect) } else { Vec::new() },
             close: if has_executor { std::mem::take(&mut self.close) } else { Vec::new() },
             sleep_until: due,
-            answer: self.answers,
         }
     }
 
@@ -709,24 +694,24 @@ impl<T, E: Clone> Core<T, E> {
         }
     }
 
-    /// Returns false if the pool was closed before.
-    pub(super) fn close(&mut self, effects: &mut Effects<E>) -> bool {
-        let is_first = self.stage != Stage::Closed;
-        self.stage = Stage::Closed;
-        self.waiters.fail_all(|| Failure::Closed, &mut effects.wake);
-        self.close_idle(effects);
+    pub(super) fn close(&mut self, effects: &mut Effects<E>) {
+        self.shut(Stage::Closed, effects);
         effects.errors.extend(self.last_error.take());
         effects.wake.append(&mut self.drainers);
-        is_first
+    }
+
+    /// No more leases.
+    fn shut(&mut self, stage: Stage, effects: &mut Effects<E>) {
+        self.stage = stage;
+        self.waiters.fail_all(|| Failure::Closed, &mut effects.wake);
+        self.close_idle(effects);
     }
 
     /// No more leases; [`is_drained`](Self::is_drained) says when all is gone.
     pub(super) fn drain(&mut self, effects: &mut Effects<E>) {
         if self.stage == Stage::Open {
-            self.stage = Stage::Draining;
+            self.shut(Stage::Draining, effects);
         }
-        self.waiters.fail_all(|| Failure::Closed, &mut effects.wake);
-        self.close_idle(effects);
     }
 
     /// Whether nothing is left; if something is, `waker` is woken when it is gone, or when the pool is closed.
@@ -782,7 +767,7 @@ impl<T, E: Clone> Core<T, E> {
     fn needs_check(&self, meta: &Meta, now: Time) -> bool {
         match self.rules.check {
             Some(CheckWhen::Borrowed) => meta.is_used || now.since(meta.verified) >= FRESH,
-            Some(CheckWhen::IdleFor(time)) => now.since(meta.verified.max(meta.returned)) >= time,
+            Some(CheckWhen::IdleFor(time)) => now.since(meta.proven()) >= time,
             Some(CheckWhen::Background(_) | CheckWhen::Suspect) | None => false,
         }
     }
@@ -825,9 +810,10 @@ impl<T, E: Clone> Core<T, E> {
         effects.work = true;
     }
 
-    fn timed_out(&mut self) -> Failure<E> {
-        self.counters.timed_out += 1;
-        let counts = self.counts();
+    /// What a waiter gets whose deadline has passed; the caller counts it.
+    fn timed_out(&self) -> Failure<E> {
+        let mut counts = self.counts();
+        counts.timed_out += 1;
         let holders = self.tracking.as_ref().map(|tracking| tracking.holders_among(self.waiters.holders()));
         let phase = if counts.checking > 0 {
             Phase::Check
@@ -845,12 +831,8 @@ impl<T, E: Clone> Core<T, E> {
         if self.waiters.next_deadline() <= now {
             let (before, failure) = (self.waiters.waiting(), self.timed_out());
             self.waiters.expire(now, || failure.clone(), &mut effects.wake);
-            // `timed_out` has counted one.
             self.counters.timed_out += (before - self.waiters.waiting()) as u64;
-            self.counters.timed_out -= 1;
-            if let Failure::TimedOut(_, _, _, error) = failure {
-                effects.errors.extend(error);
-            }
+            effects.discard(failure);
         }
     }
 
@@ -861,6 +843,7 @@ impl<T, E: Clone> Core<T, E> {
         {
             if deadline <= now {
                 let failure = self.timed_out();
+                self.counters.timed_out += 1;
                 self.waiters.fail_first(failure, &mut effects.wake);
                 continue;
             }
@@ -868,10 +851,8 @@ impl<T, E: Clone> Core<T, E> {
             if !self.is_fit(&object.meta, now) {
                 self.close_object(object, effects);
             } else if !self.needs_check(&object.meta, now) {
-                if let Some(next) = self.waiters.pop_front() {
-                    self.leased += 1;
-                    self.waiters.grant(next, object, now.after(PATIENCE), &mut effects.wake);
-                }
+                self.leased += 1;
+                self.waiters.grant_first(object, now.after(PATIENCE), &mut effects.wake);
             } else if self.checking < self.waiters.waiting() {
                 self.inspect_object(object, effects);
             } else {
@@ -895,12 +876,9 @@ impl<T, E: Clone> Core<T, E> {
         while self.waiters.waiting() > 0 && self.waiters.next_revocation() <= now {
             let failure = self.timed_out();
             let revoked = self.waiters.revoke(now, || failure.clone(), &mut effects.wake);
-            if let Failure::TimedOut(_, _, _, error) = failure {
-                effects.errors.extend(error);
-            }
-            let has_failed = matches!(revoked, Some((_, true)));
-            self.counters.timed_out -= u64::from(!has_failed);
-            let Some((object, _)) = revoked else { break };
+            effects.discard(failure);
+            let Some((object, has_failed)) = revoked else { break };
+            self.counters.timed_out += u64::from(has_failed);
             self.leased -= 1;
             self.store(object, now, effects);
         }
@@ -940,7 +918,7 @@ impl<T, E: Clone> Core<T, E> {
             due = due.min(meta.returned.after(timeout));
         }
         if let Some(CheckWhen::Background(time)) = self.rules.check {
-            due = due.min(meta.verified.max(meta.returned).after(time));
+            due = due.min(meta.proven().after(time));
         }
         due
     }
@@ -954,7 +932,7 @@ impl<T, E: Clone> Core<T, E> {
             let meta = &mut object.meta;
             let is_unused = self.rules.idle_timeout.is_some_and(|time| meta.returned.after(time) <= now);
             let is_checked = match self.rules.check {
-                Some(CheckWhen::Background(time)) => meta.verified.max(meta.returned).after(time) <= now,
+                Some(CheckWhen::Background(time)) => meta.proven().after(time) <= now,
                 _ => false,
             };
             if !self.is_fit(meta, now) || is_unused && surplus > 0 {

@@ -11,8 +11,8 @@ use crate::primitive::{Arc, Condvar, Mutex, Weak, clock, process, spawn_thread};
 
 /// A pool, as the driver sees it.
 pub(super) trait Turn: Send + Sync {
-    /// Does what there is to do. Returns when there is more, and the number of this answer.
-    fn turn(self: Arc<Self>) -> (Time, u64);
+    /// Does what there is to do. Returns when there is more.
+    fn turn(self: Arc<Self>) -> Time;
 }
 
 pub(super) struct Driver {
@@ -25,8 +25,8 @@ struct State {
     ready: Vec<Arc<dyn Turn>>,
     /// By time and address: the pool that keeps the address taken.
     timers: BTreeMap<(Time, usize), Weak<dyn Turn>>,
-    /// The last answer of each pool in `timers`.
-    answers: HashMap<usize, (u64, Time)>,
+    /// The time of each pool in `timers`.
+    due: HashMap<usize, Time>,
     is_running: bool,
 }
 
@@ -71,7 +71,7 @@ impl Driver {
             while let Some(first) = state.timers.first_entry().filter(|first| first.key().0 <= now) {
                 let (_, id) = *first.key();
                 let pool = first.remove();
-                state.answers.remove(&id);
+                state.due.remove(&id);
                 match pool.upgrade() {
                     Some(pool) => turns.push(pool),
                     None => gone.push(pool),
@@ -94,25 +94,18 @@ impl Driver {
             drop(gone);
             for pool in turns {
                 let (weak, id) = (Arc::downgrade(&pool), Arc::as_ptr(&pool).cast::<()>() as usize);
-                let (due, answer) = pool.turn();
-                self.schedule(id, weak, due, answer);
+                let due = pool.turn();
+                self.schedule(id, weak, due);
             }
         }
     }
 
-    fn schedule(&self, id: usize, pool: Weak<dyn Turn>, due: Time, answer: u64) {
+    fn schedule(&self, id: usize, pool: Weak<dyn Turn>, due: Time) {
         let mut state = self.state.lock();
-        let mut old = None;
-        if let Some(&(last, at)) = state.answers.get(&id) {
-            if last > answer {
-                return;
-            }
-            old = state.timers.remove(&(at, id));
-            state.answers.remove(&id);
-        }
+        let old = state.due.remove(&id).and_then(|at| state.timers.remove(&(at, id)));
         if !due.is_never() {
             state.timers.insert((due, id), pool);
-            state.answers.insert(id, (answer, due));
+            state.due.insert(id, due);
         }
         drop(state);
         drop(old);

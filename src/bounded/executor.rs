@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
@@ -85,7 +86,7 @@ impl Executor for Threads {
         let own = Arc::clone(&shared);
         // If there is no thread to be had, the task is dropped, and the pool notices.
         drop(crate::primitive::spawn_thread("cenote-bounded", move || {
-            block_on(task);
+            run_task(task);
             own.run();
         }));
     }
@@ -108,7 +109,7 @@ impl Shared {
             };
             drop(state);
             match task {
-                Some(task) => block_on(task),
+                Some(task) => run_task(task),
                 None => return,
             }
         }
@@ -124,19 +125,25 @@ impl Wake for Unpark {
 }
 
 /// The waker of the current thread, which `park` waits for.
-pub(super) fn thread_waker() -> Waker {
+fn thread_waker() -> Waker {
     thread_local!(static WAKER: Waker = Waker::from(Arc::new(Unpark(thread_handle()))));
     WAKER.try_with(Waker::clone).unwrap_or_else(|_| Waker::from(Arc::new(Unpark(thread_handle()))))
 }
 
-/// Panics of the task end here: its guards have noticed.
-fn block_on(task: Task) {
+/// Polls the future on this thread until it is ready.
+pub(super) fn block_on<F: Future>(future: F) -> F::Output {
     let waker = thread_waker();
     let mut context = Context::from_waker(&waker);
-    let mut task = pin!(task);
-    while let Ok(Poll::Pending) =
-        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| task.as_mut().poll(&mut context)))
-    {
-        park();
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut context) {
+            Poll::Ready(result) => return result,
+            Poll::Pending => park(),
+        }
     }
+}
+
+/// A panic of the task ends here: its guard has noticed.
+fn run_task(task: Task) {
+    let _ = catch_unwind(AssertUnwindSafe(|| block_on(task)));
 }

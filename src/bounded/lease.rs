@@ -113,15 +113,7 @@ impl<M: Manager> Drop for Lease<M> {
         let verdict = if self.discards || is_panicking() && !shared.options.keeps_on_panic {
             Verdict::Discarded
         } else {
-            let manager = &shared.manager;
-            let judged = catch_unwind(AssertUnwindSafe(|| match manager.is_broken(&mut object.value) {
-                true if manager.outdates_all(&mut object.value) => Verdict::AllBroken,
-                true => Verdict::Broken,
-                false if !self.in_flight => Verdict::Good,
-                false if manager.resets_in_flight() => Verdict::Dirty,
-                false => Verdict::Discarded,
-            }));
-            judged.unwrap_or(Verdict::Discarded)
+            shared.judge(&mut object.value, self.in_flight)
         };
         shared.give_back(object, verdict);
     }

@@ -2,23 +2,24 @@
 
 use std::fmt;
 use std::future::{Future, poll_fn};
+use std::hash::{BuildHasher, RandomState};
 use std::panic::Location;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::builder::Builder;
-use super::core::{Core, Effects, Failure, Outcome, Queued, Rules, Taken};
+use super::core::{Core, Effects, Failure, Object, Outcome, Queued, Rules, Taken, Verdict};
 use super::error::{GetError, TimedOut};
-use super::executor::{Executor, thread_waker};
+use super::executor::{Executor, block_on};
 use super::lease::Lease;
 use super::manager::Manager;
-use super::shared::{Cause, Options, Shared};
+use super::shared::{Cause, CoreOf, Options, Shared};
 use super::stats::BoundedStats;
 use super::time::Time;
 use super::tracking::Tracking;
 use super::waiters::Key;
-use crate::primitive::{Arc, OnceLock, current_thread, park};
+use crate::primitive::{Arc, OnceLock, current_thread};
 
 /// At most N of an expensive object. See the [module](super).
 pub struct BoundedPool<M: Manager> {
@@ -290,7 +291,8 @@ impl<M: Manager> Get<'_, M> {
         let now = if is_long { Shared::<M>::soon() } else { Shared::<M>::now() };
         self.began = now;
         let deadline = timeout.map_or(Time::NEVER, |timeout| now.after(timeout));
-        let (own, holder) = (waker.clone(), holder());
+        let own = waker.clone();
+        let holder = if self.shared.options.tracks { holder() } else { 0 };
         let queued =
             self.shared.apply(now, |core, now, effects| core.enqueue(deadline, holder, own, now, effects));
         self.state = State::Done;
@@ -316,7 +318,9 @@ impl<M: Manager> Get<'_, M> {
         let site = self.site;
         let mut outcome = self.shared.apply(Shared::<M>::soon(), |core, now, effects| {
             let outcome = core.outcome(key, effects);
-            core.track_outcome(&outcome, site, now, effects);
+            if let Some(Ok(object)) = &outcome {
+                self.shared.track(core, object, site, now, effects);
+            }
             outcome
         });
         if outcome.is_none() {
@@ -339,7 +343,9 @@ impl<M: Manager> Get<'_, M> {
                 core.cancel(key, now, effects);
                 return Some(Err(Failure::NoRuntime));
             }
-            core.track_outcome(&outcome, self.site, now, effects);
+            if let Some(Ok(object)) = &outcome {
+                self.shared.track(core, object, self.site, now, effects);
+            }
             outcome
         })
     }
@@ -375,29 +381,13 @@ impl<M: Manager> fmt::Debug for Get<'_, M> {
 
 /// The task or thread that calls, as a number.
 fn holder() -> u64 {
-    static NEXT: OnceLock<std::hash::RandomState> = OnceLock::new();
-    let hash = |value: &dyn Fn(&std::hash::RandomState) -> u64| value(NEXT.get_or_init(Default::default));
+    static STATE: OnceLock<RandomState> = OnceLock::new();
+    let state = STATE.get_or_init(RandomState::new);
     #[cfg(feature = "tokio")]
     if let Some(task) = tokio::task::try_id() {
-        return hash(&|state| std::hash::BuildHasher::hash_one(state, task));
+        return state.hash_one(task);
     }
-    hash(&|state| std::hash::BuildHasher::hash_one(state, current_thread()))
-}
-
-impl<T, E: Clone> Core<T, E> {
-    fn track_outcome(
-        &mut self,
-        outcome: &Option<Outcome<T, E>>,
-        site: &'static Location<'static>,
-        now: Time,
-        effects: &mut Effects<E>,
-    ) {
-        if let Some(Ok(object)) = outcome
-            && self.tracking.is_some()
-        {
-            self.track(object.meta.id, holder(), site, now, effects);
-        }
-    }
+    state.hash_one(current_thread())
 }
 
 impl<M: Manager> Shared<M> {
@@ -408,33 +398,34 @@ impl<M: Manager> Shared<M> {
         }
         self.apply(Self::soon(), |core, now, effects| {
             let taken = core.take(now, effects);
-            if let Taken::Object(object) = &taken
-                && core.tracking.is_some()
-            {
-                core.track(object.meta.id, holder(), site, now, effects);
+            if let Taken::Object(object) = &taken {
+                self.track(core, object, site, now, effects);
             }
             taken
         })
     }
 
+    /// A lease begins.
     #[inline]
-    pub(super) fn give_back(&self, object: super::core::Object<M::Object>, verdict: super::core::Verdict) {
+    fn track(
+        &self,
+        core: &mut CoreOf<M>,
+        object: &Object<M::Object>,
+        site: &'static Location<'static>,
+        now: Time,
+        effects: &mut Effects<Cause<M>>,
+    ) {
+        if self.options.tracks {
+            core.track(object.meta.id, holder(), site, now, effects);
+        }
+    }
+
+    #[inline]
+    pub(super) fn give_back(&self, object: Object<M::Object>, verdict: Verdict) {
         self.apply(Self::soon(), |core, now, effects| core.give_back(object, verdict, now, effects));
     }
 
     fn close(&self) {
         self.apply(Self::now(), |core, _, effects| core.close(effects));
-    }
-}
-
-fn block_on<F: Future>(future: F) -> F::Output {
-    let mut future = std::pin::pin!(future);
-    let waker = thread_waker();
-    let mut context = Context::from_waker(&waker);
-    loop {
-        match future.as_mut().poll(&mut context) {
-            Poll::Ready(result) => return result,
-            Poll::Pending => park(),
-        }
     }
 }

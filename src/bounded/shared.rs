@@ -18,7 +18,7 @@ use super::executor::{self, Executor};
 use super::manager::{Manager, was_default};
 use super::time::Time;
 use crate::primitive::atomic::{AtomicBool, Ordering};
-use crate::primitive::{Arc, Mutex, Weak, clock, process};
+use crate::primitive::{Arc, Mutex, Weak, clock, panic_text, process};
 
 pub(super) type Cause<M> = Arc<CreateError<<M as Manager>::Error>>;
 pub(super) type CoreOf<M> = Core<<M as Manager>::Object, Cause<M>>;
@@ -31,6 +31,8 @@ pub(super) struct Options<T> {
     pub(super) reset_timeout: Duration,
     pub(super) close_timeout: Duration,
     pub(super) keeps_on_panic: bool,
+    /// Whether leases are tracked, for which each caller is identified.
+    pub(super) tracks: bool,
     pub(super) after_create: Option<Hook<T>>,
     pub(super) before_lease: Option<Hook<T>>,
     pub(super) after_return: Option<Hook<T>>,
@@ -174,10 +176,8 @@ impl<M: Manager> Shared<M> {
 
     fn arm(&self, limit: Duration, is_of_creation: bool) -> (AlarmId, Arc<Alarm>) {
         let alarm = Arc::new(Alarm::new(is_of_creation));
-        let (id, is_first) = self.core.lock().arm(Self::now().after(limit), Arc::clone(&alarm));
-        if is_first {
-            self.kick();
-        }
+        let own = Arc::clone(&alarm);
+        let id = self.apply(Self::now(), |core, now, effects| core.arm(now.after(limit), own, effects));
         (id, alarm)
     }
 
@@ -193,11 +193,16 @@ impl<M: Manager> Shared<M> {
         ended
     }
 
-    fn judge(&self, object: &mut M::Object) -> Verdict {
-        let judged = catch_unwind(AssertUnwindSafe(|| match self.manager.is_broken(object) {
-            false => Verdict::Good,
-            true if self.manager.outdates_all(object) => Verdict::AllBroken,
+    /// What the manager says of an object, at the end of a lease or in a task.
+    #[inline]
+    pub(super) fn judge(&self, object: &mut M::Object, in_flight: bool) -> Verdict {
+        let manager = &self.manager;
+        let judged = catch_unwind(AssertUnwindSafe(|| match manager.is_broken(object) {
+            true if manager.outdates_all(object) => Verdict::AllBroken,
             true => Verdict::Broken,
+            false if !in_flight => Verdict::Good,
+            false if manager.resets_in_flight() => Verdict::Dirty,
+            false => Verdict::Discarded,
         }));
         judged.unwrap_or(Verdict::Discarded)
     }
@@ -241,7 +246,7 @@ impl<M: Manager> Shared<M> {
     async fn inspect(&self, object: &mut Object<M::Object>) -> Verdict {
         let is_dirty = object.meta.is_dirty;
         let value = &mut object.value;
-        let judged = self.judge(value);
+        let judged = self.judge(value, false);
         if judged != Verdict::Good {
             return judged;
         }
@@ -257,7 +262,7 @@ impl<M: Manager> Shared<M> {
         match ended {
             Ended::Well(Ok(())) if run_hook(hook, value) => Verdict::Good,
             Ended::Well(Ok(())) => Verdict::Discarded,
-            _ => match self.judge(value) {
+            _ => match self.judge(value, false) {
                 Verdict::AllBroken => Verdict::AllBroken,
                 _ => Verdict::Broken,
             },
@@ -275,7 +280,7 @@ impl<M: Manager> Shared<M> {
 }
 
 impl<M: Manager> Turn for Shared<M> {
-    fn turn(self: Arc<Self>) -> (Time, u64) {
+    fn turn(self: Arc<Self>) -> Time {
         // AcqRel: see `kick`.
         self.is_kicked.swap(false, Ordering::AcqRel);
         loop {
@@ -293,9 +298,9 @@ impl<M: Manager> Turn for Shared<M> {
             }
             let is_done = work.create == 0 && work.inspect.is_empty() && work.close.is_empty();
             if is_done {
-                return (work.sleep_until, work.answer);
+                return work.sleep_until;
             }
-            let Some(executor) = executor else { return (work.sleep_until, work.answer) };
+            let Some(executor) = executor else { return work.sleep_until };
             (0..work.create).for_each(|_| self.start_creation(&executor));
             work.inspect.into_iter().for_each(|object| self.start_inspection(&executor, object));
             work.close.into_iter().for_each(|object| self.start_closing(&executor, object));
@@ -313,24 +318,23 @@ pub(super) enum Ended<R> {
     Panicked(String),
 }
 
+fn panicked<R>(panic: &(dyn Any + Send)) -> Ended<R> {
+    Ended::Panicked(panic_text(panic).unwrap_or_default().to_owned())
+}
+
 async fn until<F: Future>(alarm: &Alarm, future: impl FnOnce() -> F) -> Ended<F::Output> {
     let future = match catch_unwind(AssertUnwindSafe(future)) {
         Ok(future) => future,
-        Err(panic) => return Ended::Panicked(text(&*panic)),
+        Err(panic) => return panicked(&*panic),
     };
     let mut future = pin!(future);
     poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
         Ok(Poll::Ready(result)) => Poll::Ready(Ended::Well(result)),
-        Err(panic) => Poll::Ready(Ended::Panicked(text(&*panic))),
+        Err(panic) => Poll::Ready(panicked(&*panic)),
         Ok(Poll::Pending) if alarm.has_rung(context.waker()) => Poll::Ready(Ended::Late),
         Ok(Poll::Pending) => Poll::Pending,
     })
     .await
-}
-
-fn text(panic: &(dyn Any + Send)) -> String {
-    let owned = || panic.downcast_ref::<String>().cloned();
-    panic.downcast_ref::<&str>().map(ToString::to_string).or_else(owned).unwrap_or_default()
 }
 
 enum What {

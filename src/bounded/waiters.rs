@@ -166,13 +166,6 @@ impl<T, E> Waiters<T, E> {
         self.queue.first.map(|at| self.entry(at).deadline)
     }
 
-    /// Takes the first waiter out of the queue.
-    pub(super) fn pop_front(&mut self) -> Option<Next> {
-        let at = self.queue.first?;
-        self.unlink_waiting(at);
-        Some(Next(at))
-    }
-
     /// Fails the first waiter.
     pub(super) fn fail_first(&mut self, failure: E, wake: &mut Wakers) {
         if let Some(at) = self.queue.first {
@@ -187,23 +180,21 @@ impl<T, E> Waiters<T, E> {
         wake.push(entry.waker.take());
     }
 
-    /// Puts the waiter back to the front of the queue: there is no object for it after all.
-    pub(super) fn put_back(&mut self, Next(at): Next) {
+    fn link_first(&mut self, at: usize) {
         let first = self.queue.first.replace(at);
-        let entry = self.entry_mut(at);
-        entry.links = Links { before: None, after: first };
-        entry.state = State::Waiting;
-        let deadline = entry.deadline;
+        self.entry_mut(at).links = Links { before: None, after: first };
         match first {
             Some(first) => self.entry_mut(first).links.before = Some(at),
             None => self.queue.last = Some(at),
         }
         self.queue.len += 1;
-        self.earliest = self.earliest.min(deadline);
+        self.earliest = self.earliest.min(self.entry(at).deadline);
     }
 
-    /// Hands an object to the waiter, which has until `until` to take it.
-    pub(super) fn grant(&mut self, Next(at): Next, object: T, until: Time, wake: &mut Wakers) {
+    /// Hands an object to the first waiter, of which there is one, and which has until `until` to take it.
+    pub(super) fn grant_first(&mut self, object: T, until: Time, wake: &mut Wakers) {
+        let at = self.queue.first.expect("the caller has looked at its deadline");
+        self.unlink_waiting(at);
         let mut ends = self.granted;
         self.link_last(&mut ends, at);
         self.granted = ends;
@@ -301,8 +292,15 @@ impl<T, E> Waiters<T, E> {
     }
 
     /// Returns the outcome, if there is one, and removes the entry.
-    pub(super) fn take_outcome(&mut self, key: Key, dropped: &mut Vec<Waker>) -> Option<State<T, E>> {
-        if self.is_pending(key) { None } else { Some(self.remove(key, dropped)) }
+    pub(super) fn take_outcome(&mut self, key: Key, dropped: &mut Vec<Waker>) -> Option<Result<T, E>> {
+        if self.is_pending(key) {
+            return None;
+        }
+        match self.remove(key, dropped) {
+            State::Granted(object, _) => Some(Ok(object)),
+            State::Failed(failure) => Some(Err(failure)),
+            State::Waiting | State::Asleep => None,
+        }
     }
 
     /// Whether it has no outcome yet, and its deadline has passed.
@@ -310,25 +308,17 @@ impl<T, E> Waiters<T, E> {
         self.is_pending(key) && self.entry(key.0).deadline <= now
     }
 
-    /// Returns the outcome and removes the entry, or keeps `waker`, which is to be woken when there is an outcome. What
-    /// is left of the wakers goes to `dropped`.
-    pub(super) fn look(&mut self, key: Key, waker: Waker, dropped: &mut Vec<Waker>) -> Looked<T, E> {
+    /// A waiter without an outcome is to be woken by `waker` from now on; the one before goes to `dropped`. Returns whether it
+    /// was asleep: it is the first in the queue now.
+    pub(super) fn wait(&mut self, key: Key, waker: Waker, dropped: &mut Vec<Waker>) -> bool {
         let entry = self.entry_mut(key.0);
-        match entry.state {
-            State::Waiting => {
-                dropped.extend(entry.waker.replace(waker));
-                Looked::Waiting
-            }
-            State::Asleep => {
-                dropped.extend(entry.waker.replace(waker));
-                self.put_back(Next(key.0));
-                Looked::Awake
-            }
-            State::Granted(..) | State::Failed(_) => {
-                dropped.push(waker);
-                Looked::Done(self.remove(key, dropped))
-            }
+        dropped.extend(entry.waker.replace(waker));
+        let was_asleep = matches!(entry.state, State::Asleep);
+        if was_asleep {
+            entry.state = State::Waiting;
+            self.link_first(key.0);
         }
+        was_asleep
     }
 
     /// Removes the entry, whatever its state is.
@@ -363,20 +353,6 @@ impl<T, E> Waiters<T, E> {
         })
     }
 }
-
-#[derive(Debug)]
-pub(super) enum Looked<T, E> {
-    /// `State::Granted` or `State::Failed`.
-    Done(State<T, E>),
-    Waiting,
-    /// It was asleep, and is the first in the queue now.
-    Awake,
-}
-
-/// A waiter that has been taken out of the queue, and is to be granted an object.
-#[must_use]
-#[derive(Debug)]
-pub(super) struct Next(usize);
 
 /// Wakers that are to be woken: mostly one, which needs no allocation.
 #[derive(Debug)]

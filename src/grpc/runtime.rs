@@ -4,7 +4,6 @@
 //! becomes an error that names what is missing. In a program that aborts on panic, the process ends there, with tokio's
 //! own message, which says the same.
 
-use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use tokio::runtime::Handle;
 use tokio::time::sleep;
 
 use super::error::{Error, RuntimeDriver};
+use crate::primitive::panic_text;
 
 /// The runtime of the caller. It has timers: without them neither a time limit nor a pause between two attempts can be kept,
 /// so nothing is to be begun there.
@@ -32,17 +32,12 @@ pub(in crate::grpc) async fn caught<T>(
 ) -> Result<T, Error> {
     use futures_util::FutureExt;
     AssertUnwindSafe(future).catch_unwind().await.map_err(|panic| {
-        let text = text(&*panic);
+        let text = panic_text(&*panic).unwrap_or("(no text)");
         match lacking(text) {
             Some(driver) => Error::RuntimeLacks(driver),
             None => other(format!("the dial panicked: {text}")),
         }
     })
-}
-
-fn text(panic: &(dyn Any + Send)) -> &str {
-    let owned = || panic.downcast_ref::<String>().map(String::as_str);
-    panic.downcast_ref::<&str>().copied().or_else(owned).unwrap_or("(no text)")
 }
 
 /// By tokio's words; a test holds them to it.

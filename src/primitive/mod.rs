@@ -112,6 +112,13 @@ pub(crate) use self::imp::*;
 #[cfg(not(cenote_loom))]
 pub(crate) use std::sync::OnceLock;
 
+/// What a panic says, if it is text.
+#[cfg(not(cenote_loom))]
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> Option<&str> {
+    let owned = || panic.downcast_ref::<String>().map(String::as_str);
+    panic.downcast_ref::<&str>().copied().or_else(owned)
+}
+
 /// Whether the calling thread unwinds.
 pub(crate) fn is_panicking() -> bool {
     std::thread::panicking()

@@ -103,7 +103,8 @@ impl World {
         let work = self.apply(|core, now, _| core.take_work(now, true));
         for _ in 0..work.create {
             let limit = self.now.after(ms(300));
-            let (alarm, _) = self.core.arm(limit, Arc::new(Alarm::new(true)));
+            let alarm = Arc::new(Alarm::new(true));
+            let alarm = self.apply(|core, _, effects| core.arm(limit, alarm, effects));
             self.creating.push(alarm);
         }
         assert!(work.create == 0 || self.core.size() <= self.core.rules.max_size, "one too many");
@@ -377,9 +378,7 @@ proptest! {
                 Step::Resize(limit) => world.apply(|core, now, effects| core.resize(limit, now, effects)),
                 Step::Invalidate => world.apply(|core, now, effects| core.invalidate_all(now, effects)),
                 Step::Drain => world.apply(|core, _, effects| core.drain(effects)),
-                Step::Close => {
-                    world.apply(|core, _, effects| core.close(effects));
-                }
+                Step::Close => world.apply(|core, _, effects| core.close(effects)),
                 Step::Pass(time) => world.pass_to(world.now.after(ms(time))),
                 _ => {}
             }
