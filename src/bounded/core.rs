@@ -494,7 +494,6 @@ impl<T, E: Clone> Core<T, E> {
         }
         self.leased -= 1;
         self.serve(now, effects);
-        self.wake_drainers(effects);
     }
 
     /// An object has been checked, or reset.
@@ -523,7 +522,6 @@ impl<T, E: Clone> Core<T, E> {
         self.checking -= 1;
         self.counters.closed += 1;
         self.serve(now, effects);
-        self.wake_drainers(effects);
     }
 
     /// An object of [`Work::close`] is closed.
@@ -531,7 +529,6 @@ impl<T, E: Clone> Core<T, E> {
         self.closing -= 1;
         self.counters.closed += 1;
         self.serve(now, effects);
-        self.wake_drainers(effects);
     }
 
     // ── creation ──
@@ -578,7 +575,6 @@ impl<T, E: Clone> Core<T, E> {
         }
         effects.errors.extend(self.last_error.replace(error));
         self.serve(now, effects);
-        self.wake_drainers(effects);
     }
 
     /// A creation never began.
@@ -724,12 +720,6 @@ impl<T, E: Clone> Core<T, E> {
         is_drained
     }
 
-    fn wake_drainers(&mut self, effects: &mut Effects<E>) {
-        if self.stage != Stage::Open && self.size() == 0 {
-            effects.wake.append(&mut self.drainers);
-        }
-    }
-
     #[cfg(test)]
     pub(super) fn is_open(&self) -> bool {
         self.stage == Stage::Open
@@ -836,7 +826,8 @@ impl<T, E: Clone> Core<T, E> {
         }
     }
 
-    /// Hands idle objects to waiters, and notes whether there is work.
+    /// Follows each change of a count: hands idle objects to waiters, notes whether there is work, and wakes those that wait
+    /// for the end of a drain.
     fn serve(&mut self, now: Time, effects: &mut Effects<E>) {
         while !self.idle.is_empty()
             && let Some(deadline) = self.waiters.first_deadline()
@@ -860,6 +851,9 @@ impl<T, E: Clone> Core<T, E> {
                 self.push_popped(object);
                 break;
             }
+        }
+        if self.stage != Stage::Open && self.size() == 0 {
+            effects.wake.append(&mut self.drainers);
         }
         self.note_work(now, effects);
     }

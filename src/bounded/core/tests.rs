@@ -468,3 +468,17 @@ fn an_object_of_the_minimum_is_replaced_before_its_end() {
     world.pass_to(world.now.after(ms(100)));
     assert_eq!((world.core.counts().idle, world.closing.len()), (1, 1));
 }
+
+#[test]
+fn a_drain_ends_with_the_last_object_even_if_that_never_began_to_exist() {
+    let mut world = World::new(rules(1));
+    world.get(None);
+    world.work();
+    world.apply(|core, _, effects| core.drain(effects));
+    let waker = Waker::noop().clone();
+    assert!(!world.apply(|core, _, effects| core.is_drained(waker, effects)));
+    let alarm = world.creating.pop().expect("a creation");
+    let mut effects = Effects::new();
+    world.core.withdraw_creation(alarm, world.now, &mut effects);
+    assert!(!effects.wake.is_empty(), "the drain is not woken");
+}
