@@ -4,8 +4,10 @@
 
 #![cfg(unix)]
 
+mod drill;
 mod proxy;
 
+pub use self::drill::{restart_under_load, whole_text};
 pub use self::proxy::{Mode, Proxy};
 
 use std::fs::{self, File};
@@ -280,7 +282,8 @@ impl Server {
 
     fn command(&self, program: usize) -> Command {
         let mut command = Command::new(&self.programs[program]);
-        command.current_dir(self.directory.path()).env("LC_ALL", "C");
+        // MariaDB removes what it takes for its own temporary tables when it starts: another server's, in a common directory.
+        command.current_dir(self.directory.path()).env("LC_ALL", "C").env("TMPDIR", self.directory.path());
         if let Some((user, group)) = self.owner {
             command.uid(user).gid(group);
         }
