@@ -84,6 +84,7 @@ impl Kind {
 pub struct Server {
     kind: Kind,
     programs: Vec<PathBuf>,
+    arguments: &'static [&'static str],
     /// The user to become, if we are root.
     owner: Option<(u32, u32)>,
     directory: TempDir,
@@ -99,10 +100,20 @@ impl Server {
     ///
     /// If an installed server does not start.
     pub fn start_or_skip(kind: Kind) -> Option<Server> {
+        Server::start_or_skip_with(kind, &[])
+    }
+
+    /// The same, with more arguments for the server.
+    ///
+    /// # Panics
+    ///
+    /// As above.
+    pub fn start_or_skip_with(kind: Kind, arguments: &'static [&'static str]) -> Option<Server> {
         let programs: Option<Vec<_>> = kind.programs().iter().map(|name| find(name)).collect();
         if let Some(programs) = programs {
             return Some(
-                Server::start_new(kind, programs).unwrap_or_else(|error| panic!("{kind:?}: {error}")),
+                Server::start_new(kind, programs, arguments)
+                    .unwrap_or_else(|error| panic!("{kind:?}: {error}")),
             );
         }
         assert!(std::env::var_os("CENOTE_REQUIRE_PEERS").is_none(), "{kind:?} is not installed");
@@ -110,13 +121,18 @@ impl Server {
         None
     }
 
-    fn start_new(kind: Kind, programs: Vec<PathBuf>) -> io::Result<Server> {
+    fn start_new(
+        kind: Kind,
+        programs: Vec<PathBuf>,
+        arguments: &'static [&'static str],
+    ) -> io::Result<Server> {
         let directory = tempfile::Builder::new().prefix("cenote-").tempdir()?;
         let owner = owner(kind)?;
         if let Some((user, group)) = owner {
             chown(directory.path(), Some(user), Some(group))?;
         }
-        let mut server = Server { kind, programs, owner, directory, port: free_port()?, child: None };
+        let mut server =
+            Server { kind, programs, arguments, owner, directory, port: free_port()?, child: None };
         server.prepare()?;
         server.start()?;
         Ok(server)
@@ -185,7 +201,7 @@ impl Server {
                 .arg("--dir")
                 .arg(&data),
         };
-        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+        command.args(self.arguments).stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
         self.child = Some(command.spawn()?);
         let deadline = Instant::now() + PATIENCE;
         loop {
