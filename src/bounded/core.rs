@@ -316,7 +316,8 @@ impl<T, E: Clone> Core<T, E> {
         }
         match self.pop_idle() {
             Some(object) => self.inspect_object(object, effects),
-            None => self.asked = 1,
+            // At the limit there is nothing to create: a lease that ends will do.
+            None => self.asked = usize::from(self.size() < self.rules.max_size),
         }
         self.note_work(now, effects);
     }
@@ -777,8 +778,8 @@ impl<T, E: Clone> Core<T, E> {
     /// Takes in an object that counts nowhere at the moment: it goes to the first waiter, becomes idle, or is
     /// closed.
     fn store(&mut self, object: Object<T>, now: Time, effects: &mut Effects<E>) {
-        // With this one, which is not counted now.
-        let is_surplus = self.size() + 1 > self.rules.max_size;
+        // With this one, which is not counted now. Those that are being closed make room for it after a `resize`.
+        let is_surplus = self.size() - self.closing + 1 > self.rules.max_size;
         if is_surplus || !self.is_fit(&object.meta, now) {
             self.close_object(object, effects);
         } else {
