@@ -62,7 +62,6 @@
 #![cfg_attr(doctest, doc = include_str!("../README.md"))]
 
 mod aging;
-#[cfg(not(cenote_loom))]
 pub mod bounded;
 pub mod docs;
 mod local;

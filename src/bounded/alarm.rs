@@ -42,7 +42,7 @@ impl Alarm {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(cenote_loom)))]
 mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};

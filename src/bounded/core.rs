@@ -721,7 +721,7 @@ impl<T, E: Clone> Core<T, E> {
         is_drained
     }
 
-    #[cfg(test)]
+    #[cfg(all(test, not(cenote_loom)))]
     pub(super) fn is_open(&self) -> bool {
         self.stage == Stage::Open
     }
@@ -962,5 +962,5 @@ impl<T, E: Clone> Core<T, E> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct AlarmId(Time, u64);
 
-#[cfg(test)]
+#[cfg(all(test, not(cenote_loom)))]
 mod tests;

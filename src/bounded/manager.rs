@@ -239,7 +239,7 @@ pub(super) fn has_reset<M: Manager>() -> bool {
     is_implemented::<M, _>(M::reset)
 }
 
-crate::primitive::thread_local!(static IS_DEFAULT: Cell<bool> = const { Cell::new(false) });
+std::thread_local!(static IS_DEFAULT: Cell<bool> = const { Cell::new(false) });
 
 fn note_default() {
     IS_DEFAULT.set(true);
@@ -250,7 +250,7 @@ pub(super) fn was_default() -> bool {
     IS_DEFAULT.replace(false)
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(cenote_loom)))]
 mod tests {
     use super::*;
 

@@ -40,11 +40,14 @@
 mod alarm;
 mod builder;
 mod core;
+#[cfg_attr(cenote_loom, path = "driver_model.rs")]
 mod driver;
 mod error;
 mod executor;
 mod lease;
 mod manager;
+#[cfg(all(test, cenote_loom, not(cenote_shuttle)))]
+mod models;
 mod pool;
 mod shared;
 mod stats;

@@ -73,7 +73,7 @@ impl Tracking {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(cenote_loom)))]
 mod tests {
     use super::*;
 

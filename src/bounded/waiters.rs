@@ -338,7 +338,7 @@ impl<T, E> Waiters<T, E> {
         }
     }
 
-    #[cfg(test)]
+    #[cfg(all(test, not(cenote_loom)))]
     pub(super) fn is_asleep(&self, key: Key) -> bool {
         matches!(self.entry(key.0).state, State::Asleep)
     }

@@ -11,7 +11,7 @@
 
 pub(crate) mod clock;
 pub(crate) mod fence;
-#[cfg(not(cenote_loom))]
+#[cfg_attr(cenote_loom, path = "process_model.rs")]
 pub(crate) mod process;
 pub(crate) mod reclaim;
 #[cfg(not(cenote_loom))]
@@ -22,7 +22,6 @@ pub(crate) mod thread;
 
 #[cfg(not(cenote_loom))]
 mod imp {
-    pub(crate) use std::sync::Arc;
 
     pub(crate) mod atomic {
         #[cfg(feature = "grpc")]
@@ -109,11 +108,9 @@ mod imp {
 }
 
 pub(crate) use self::imp::*;
-#[cfg(not(cenote_loom))]
-pub(crate) use std::sync::OnceLock;
+pub(crate) use std::sync::{Arc, OnceLock, Weak};
 
 /// What a panic says, if it is text.
-#[cfg(not(cenote_loom))]
 pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> Option<&str> {
     let owned = || panic.downcast_ref::<String>().map(String::as_str);
     panic.downcast_ref::<&str>().copied().or_else(owned)
@@ -127,14 +124,13 @@ pub(crate) fn is_panicking() -> bool {
 #[cfg(not(cenote_loom))]
 pub(crate) use self::blocking::*;
 
-/// Blocking primitives: none of them is on a path of a get or a put.
+/// Blocking primitives: none of them is on a path of a get or a put of a `SyncPool`.
 #[cfg(not(cenote_loom))]
 mod blocking {
     pub(crate) use std::sync::{MutexGuard, PoisonError};
     use std::thread::{self, ThreadId};
     use std::time::Duration;
 
-    pub(crate) use std::sync::Weak;
     pub(crate) use std::thread::JoinHandle;
 
     /// A mutex without poison.
@@ -206,5 +202,94 @@ mod blocking {
 
     pub(crate) fn current_thread() -> ThreadId {
         thread::current().id()
+    }
+}
+
+#[cfg(cenote_loom)]
+pub(crate) use self::blocking_model::*;
+
+/// The same for a model checker.
+#[cfg(cenote_loom)]
+mod blocking_model {
+    use std::io;
+    use std::sync::{LockResult, PoisonError};
+    use std::time::Duration;
+
+    use super::{Arc, checker};
+
+    pub(crate) use checker::sync::MutexGuard;
+    pub(crate) use checker::thread::ThreadId;
+    pub(crate) use checker::thread_local;
+
+    #[derive(Debug)]
+    pub(crate) struct Mutex<T>(checker::sync::Mutex<T>);
+
+    impl<T> Mutex<T> {
+        pub(crate) fn new(value: T) -> Self {
+            Mutex(checker::sync::Mutex::new(value))
+        }
+
+        pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+            whole(self.0.lock())
+        }
+    }
+
+    fn whole<G>(guard: LockResult<G>) -> G {
+        guard.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[derive(Debug)]
+    pub(crate) struct Condvar(checker::sync::Condvar);
+
+    impl Condvar {
+        pub(crate) fn new() -> Self {
+            Condvar(checker::sync::Condvar::new())
+        }
+
+        pub(crate) fn notify_one(&self) {
+            self.0.notify_one();
+        }
+
+        pub(crate) fn wait_timeout<'a, T>(
+            &self,
+            guard: MutexGuard<'a, T>,
+            time: Duration,
+        ) -> MutexGuard<'a, T> {
+            whole(self.0.wait_timeout(guard, time)).0
+        }
+    }
+
+    /// Loom's own forgets that a thread was unparked when it waits for a lock before it parks.
+    #[derive(Clone)]
+    pub(crate) struct Thread(Arc<(Mutex<bool>, checker::sync::Condvar)>);
+
+    checker::thread_local!(static OWN: Thread = Thread(Arc::new((Mutex::new(false), checker::sync::Condvar::new()))));
+
+    impl Thread {
+        pub(crate) fn unpark(&self) {
+            *self.0.0.lock() = true;
+            self.0.1.notify_one();
+        }
+    }
+
+    pub(crate) fn thread_handle() -> Thread {
+        OWN.with(Thread::clone)
+    }
+
+    pub(crate) fn park() {
+        let Thread(own) = thread_handle();
+        let mut is_unparked = own.0.lock();
+        while !std::mem::take(&mut *is_unparked) {
+            is_unparked = whole(own.1.wait(is_unparked));
+        }
+    }
+
+    pub(crate) fn spawn_thread(_: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        checker::thread::spawn(run);
+        Ok(())
+    }
+
+    pub(crate) fn current_thread() -> ThreadId {
+        checker::thread::current().id()
     }
 }
