@@ -830,12 +830,8 @@ async fn many_waiters_leave_time_for_other_tasks() {
 fn a_build_waits_for_no_connection_and_each_caller_gets_the_error() {
     let manager = from_blocking_fn(|| Err::<(), _>(io::Error::from(io::ErrorKind::ConnectionRefused)));
     let start = Instant::now();
-    let pool = BoundedPool::builder(manager)
-        .max_size(4)
-        .min_size(4)
-        .fail_fast(true)
-        .executor(Threads::default())
-        .build();
+    let pool =
+        BoundedPool::builder(manager).max_size(4).min_size(4).fail_fast(true).executor(Threads).build();
     let pool = pool.unwrap();
     assert!(start.elapsed() < Duration::from_secs(1));
     thread::scope(|scope| {

@@ -239,15 +239,15 @@ pub(super) fn has_reset<M: Manager>() -> bool {
     is_implemented::<M, _>(M::reset)
 }
 
-std::thread_local!(static IS_DEFAULT: Cell<bool> = const { Cell::new(false) });
+crate::primitive::thread_local!(static IS_DEFAULT: Cell<bool> = const { Cell::new(false) });
 
 fn note_default() {
-    IS_DEFAULT.set(true);
+    IS_DEFAULT.with(|is_default| is_default.set(true));
 }
 
 /// Whether a default method of a [`BlockingManager`] has run on this thread since the last call.
 pub(super) fn was_default() -> bool {
-    IS_DEFAULT.replace(false)
+    IS_DEFAULT.with(|is_default| is_default.replace(false))
 }
 
 #[cfg(all(test, not(cenote_loom)))]

@@ -219,7 +219,17 @@ mod blocking_model {
 
     pub(crate) use checker::sync::MutexGuard;
     pub(crate) use checker::thread::ThreadId;
-    pub(crate) use checker::thread_local;
+
+    /// The checker's, which knows no `const`.
+    macro_rules! thread_local {
+        (static $name:ident: $kind:ty = const { $value:expr }) => {
+            $crate::primitive::checker::thread_local!(static $name: $kind = $value);
+        };
+        (static $name:ident: $kind:ty = $value:expr) => {
+            $crate::primitive::checker::thread_local!(static $name: $kind = $value);
+        };
+    }
+    pub(crate) use thread_local;
 
     #[derive(Debug)]
     pub(crate) struct Mutex<T>(checker::sync::Mutex<T>);
