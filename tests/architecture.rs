@@ -47,7 +47,9 @@ fn code() -> Vec<(String, String)> {
         .map(|file| {
             let name = file.strip_prefix(&src).unwrap().to_string_lossy().replace('\\', "/");
             let text = fs::read_to_string(&file).unwrap();
-            let lines = text.lines().take_while(|line| line.trim() != "#[cfg(test)]");
+            let lines = text.lines().take_while(|line| {
+                !line.trim().starts_with("#[cfg(test)]") && !line.trim().starts_with("#[cfg(all(test,")
+            });
             let code: Vec<&str> = lines.map(|line| line.split("//").next().unwrap_or_default()).collect();
             (name, code.join("\n"))
         })

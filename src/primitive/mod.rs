@@ -221,7 +221,7 @@ mod blocking_model {
     pub(crate) use checker::thread::ThreadId;
 
     /// The checker's, which knows no `const`.
-    macro_rules! thread_local {
+    macro_rules! model_thread_local {
         (static $name:ident: $kind:ty = const { $value:expr }) => {
             $crate::primitive::checker::thread_local!(static $name: $kind = $value);
         };
@@ -229,7 +229,7 @@ mod blocking_model {
             $crate::primitive::checker::thread_local!(static $name: $kind = $value);
         };
     }
-    pub(crate) use thread_local;
+    pub(crate) use model_thread_local as thread_local;
 
     #[derive(Debug)]
     pub(crate) struct Mutex<T>(checker::sync::Mutex<T>);
