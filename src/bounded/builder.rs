@@ -8,6 +8,7 @@ use super::error::BuildError;
 use super::executor::{Executor, Threads};
 use super::lease::LeakReport;
 use super::manager::{Manager, has_check, has_reset};
+use super::meters::Meters;
 use super::pool::BoundedPool;
 use super::shared::Options;
 use crate::primitive::{Arc, clock};
@@ -62,6 +63,8 @@ impl<M: Manager> Builder<M> {
             before_lease: None,
             after_return: None,
             on_leak: None,
+            name: None,
+            meters: Meters::default(),
         };
         let tracking = cfg!(debug_assertions).then_some(Duration::from_secs(60));
         Builder { manager, rules, options, executor: None, tracking }
@@ -209,6 +212,23 @@ impl<M: Manager> Builder<M> {
         self
     }
 
+    /// The name by which the pool appears in events and metrics. With the feature `metrics` a pool with a name tells the recorder
+    /// of the `metrics` facade that is installed when it is built:
+    ///
+    /// | name | kind | unit |
+    /// |---|---|---|
+    /// | `db.client.connection.count`, by `db.client.connection.state` (`idle`, `used`) | gauge | connections |
+    /// | `db.client.connection.idle.max`, `.idle.min`, `.max` | gauges | connections |
+    /// | `db.client.connection.pending_requests` | gauge | callers |
+    /// | `db.client.connection.timeouts` | counter | gets |
+    /// | `db.client.connection.create_time`, `.wait_time`, `.use_time` | histograms | seconds |
+    ///
+    /// Each carries `db.client.connection.pool.name`. The names are those of OpenTelemetry's semantic conventions.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.options.name = Some(name.into().into());
+        self
+    }
+
     /// Where the pool runs its tasks. By default those of a blocking manager run on [`Threads`], those of an async one on the
     /// tokio runtime in which the pool is built (feature `tokio`), and after its end on that of the next caller.
     pub fn executor(mut self, executor: impl Executor) -> Self {
@@ -236,6 +256,9 @@ impl<M: Manager> Builder<M> {
             return Err(BuildError::Jitter);
         }
         self.options.tracks = self.tracking.is_some();
+        if let Some(name) = &self.options.name {
+            self.options.meters = Meters::of(name, rules.min_idle);
+        }
         let has_check = has_check::<M>() || self.options.before_lease.is_some();
         // Suspects are asked whether they are broken, whether or not there is a check.
         rules.check = rules.check.filter(|_| has_check);

@@ -23,18 +23,38 @@ pub struct Lease<M: Manager> {
     shared: Arc<Shared<M>>,
     /// Taken only by the drop and by what consumes the lease.
     object: ManuallyDrop<Object<M::Object>>,
+    /// When it began, if anyone wants to know.
+    began: Time,
     in_flight: bool,
     discards: bool,
 }
 
 impl<M: Manager> Lease<M> {
+    /// `waited` is how long the caller has waited for it.
     #[inline]
-    pub(super) fn new(shared: Arc<Shared<M>>, object: Object<M::Object>) -> Self {
-        Lease { shared, object: ManuallyDrop::new(object), in_flight: false, discards: false }
+    pub(super) fn new(
+        shared: &Arc<Shared<M>>,
+        object: Object<M::Object>,
+        waited: impl FnOnce(Time) -> Duration,
+    ) -> Self {
+        let mut began = Time::NEVER;
+        if shared.options.meters.is_on() {
+            began = Shared::<M>::now();
+            shared.options.meters.waited(waited(began));
+        }
+        let shared = Arc::clone(shared);
+        Lease { shared, object: ManuallyDrop::new(object), began, in_flight: false, discards: false }
+    }
+
+    fn report_use(&self) {
+        if self.shared.options.meters.is_on() {
+            self.shared.options.meters.used(Shared::<M>::now().since(self.began));
+        }
     }
 
     /// Takes the object out of the pool, which may create another in its place.
     pub fn detach(lease: Self) -> M::Object {
+        lease.report_use();
         let mut lease = ManuallyDrop::new(lease);
         // SAFETY: the lease is not dropped, and nothing reads the object after this.
         let object = unsafe { ManuallyDrop::take(&mut lease.object) };
@@ -115,6 +135,7 @@ impl<M: Manager> Drop for Lease<M> {
         } else {
             shared.judge(&mut object.value, self.in_flight)
         };
+        self.report_use();
         shared.give_back(object, verdict);
     }
 }
@@ -162,7 +183,7 @@ pub struct LeakReport {
 pub(super) fn report<T>(options: &Options<T>, overdue: Overdue, now: Time) {
     let report = LeakReport { object: overdue.id, call_site: overdue.site, held: now.since(overdue.since) };
     #[cfg(feature = "tracing")]
-    tracing::warn!(object = report.object, call_site = %report.call_site, held = ?report.held, "a lease is out for long");
+    tracing::warn!(pool = options.name.as_deref().unwrap_or_default(), object = report.object, call_site = %report.call_site, held = ?report.held, "a lease is out for long");
     if let Some(hook) = &options.on_leak {
         let _ = catch_unwind(AssertUnwindSafe(|| hook(report)));
     }

@@ -46,8 +46,7 @@ mod error;
 mod executor;
 mod lease;
 mod manager;
-#[cfg(all(test, cenote_loom, not(cenote_shuttle)))]
-mod models;
+mod meters;
 mod pool;
 mod shared;
 mod stats;
@@ -63,3 +62,6 @@ pub use self::lease::{InFlight, LeakReport, Lease};
 pub use self::manager::{Blocking, BlockingManager, FromFn, Manager, from_blocking_fn, from_fn};
 pub use self::pool::{BoundedPool, DrainReport, Get};
 pub use self::stats::BoundedStats;
+
+#[cfg(all(test, cenote_loom, not(cenote_shuttle)))]
+mod models;

@@ -136,7 +136,7 @@ impl<M: Manager> BoundedPool<M> {
     pub fn try_get(&self) -> Result<Lease<M>, GetError<M::Error>> {
         let (shared, site) = (self.shared(), Location::caller());
         match shared.take(site) {
-            Taken::Object(object) => Ok(Lease::new(Arc::clone(shared), object)),
+            Taken::Object(object) => Ok(Lease::new(shared, object, |_| Duration::ZERO)),
             Taken::Closed => Err(GetError::Closed),
             Taken::Nothing => {
                 shared.find_executor();
@@ -270,7 +270,7 @@ impl<M: Manager> Future for Get<'_, M> {
             match self.shared.take(self.site) {
                 Taken::Object(object) => {
                     self.state = State::Done;
-                    return Poll::Ready(Ok(Lease::new(Arc::clone(self.shared), object)));
+                    return Poll::Ready(Ok(Lease::new(self.shared, object, |_| Duration::ZERO)));
                 }
                 Taken::Closed => {
                     self.state = State::Done;
@@ -329,7 +329,7 @@ impl<M: Manager> Get<'_, M> {
         let Some(outcome) = outcome else { return Poll::Pending };
         self.state = State::Done;
         Poll::Ready(match outcome {
-            Ok(object) => Ok(Lease::new(Arc::clone(self.shared), object)),
+            Ok(object) => Ok(Lease::new(self.shared, object, |now| now.since(self.began))),
             Err(failure) => Err(error::<M>(failure, Shared::<M>::now().since(self.began))),
         })
     }

@@ -16,6 +16,7 @@ use super::driver::{Turn, driver};
 use super::error::CreateError;
 use super::executor::{self, Executor};
 use super::manager::{Manager, was_default};
+use super::meters::{Levels, Meters};
 use super::time::Time;
 use crate::primitive::atomic::{AtomicBool, Ordering};
 use crate::primitive::{Arc, Mutex, Weak, clock, panic_text, process};
@@ -37,6 +38,8 @@ pub(super) struct Options<T> {
     pub(super) before_lease: Option<Hook<T>>,
     pub(super) after_return: Option<Hook<T>>,
     pub(super) on_leak: Option<Box<dyn Fn(super::LeakReport) + Send + Sync>>,
+    pub(super) name: Option<Arc<str>>,
+    pub(super) meters: Meters,
 }
 
 pub(super) struct Shared<M: Manager> {
@@ -65,6 +68,7 @@ impl<M: Manager> Shared<M> {
         process::count_forks();
         let is_fixed = executor.is_some();
         let executor = executor.or_else(executor::current);
+        options.meters.moved(Levels::default(), Levels::of(&core.counts()));
         Arc::new_cyclic(|me| Shared {
             has_executor: AtomicBool::new(executor.is_some()),
             core: Mutex::new(core),
@@ -107,10 +111,24 @@ impl<M: Manager> Shared<M> {
         event: impl FnOnce(&mut CoreOf<M>, Time, &mut Effects<Cause<M>>) -> R,
     ) -> R {
         let mut effects = Effects::new();
-        let result = event(&mut self.core.lock(), now, &mut effects);
+        let result = match self.options.meters.is_on() {
+            false => event(&mut self.core.lock(), now, &mut effects),
+            true => self.metered(|core| event(core, now, &mut effects)),
+        };
         if effects.work || !effects.is_empty() {
             self.run(effects);
         }
+        result
+    }
+
+    /// Applies an event, and tells what it changed.
+    fn metered<R>(&self, event: impl FnOnce(&mut CoreOf<M>) -> R) -> R {
+        let mut core = self.core.lock();
+        let before = Levels::of(&core.counts());
+        let result = event(&mut core);
+        let after = Levels::of(&core.counts());
+        drop(core);
+        self.options.meters.moved(before, after);
         result
     }
 
@@ -215,6 +233,7 @@ impl<M: Manager> Shared<M> {
         executor.spawn(Box::pin(async move {
             guard.begin();
             let shared = Arc::clone(&guard.shared);
+            let began = Self::now();
             let created = match until(&alarm, || shared.manager.create()).await {
                 Ended::Well(Ok(mut value)) => match run_hook(&shared.options.after_create, &mut value) {
                     true => Ok(value),
@@ -225,11 +244,26 @@ impl<M: Manager> Shared<M> {
                 Ended::Panicked(text) => Err(CreateError::Panicked(text)),
             };
             guard.finish();
+            shared.report_creation(&created, began);
             shared.apply(Self::now(), |core, now, effects| match created {
                 Ok(value) => core.created(value, id, now, effects),
                 Err(error) => core.not_created(Arc::new(error), id, now, effects),
             });
         }));
+    }
+
+    fn report_creation(&self, created: &Result<M::Object, CreateError<M::Error>>, began: Time) {
+        match created {
+            Ok(_) => self.options.meters.created_in(Self::now().since(began)),
+            Err(_error) => {
+                #[cfg(feature = "tracing")]
+                tracing::warn!(
+                    pool = self.name(),
+                    error = _error as &dyn std::error::Error,
+                    "no object could be created"
+                );
+            }
+        }
     }
 
     fn start_inspection(self: &Arc<Self>, executor: &Arc<dyn Executor>, mut object: Object<M::Object>) {
@@ -262,11 +296,35 @@ impl<M: Manager> Shared<M> {
         match ended {
             Ended::Well(Ok(())) if run_hook(hook, value) => Verdict::Good,
             Ended::Well(Ok(())) => Verdict::Discarded,
-            _ => match self.judge(value, false) {
-                Verdict::AllBroken => Verdict::AllBroken,
-                _ => Verdict::Broken,
-            },
+            ended => {
+                self.report_inspection(ended, is_dirty);
+                match self.judge(value, false) {
+                    Verdict::AllBroken => Verdict::AllBroken,
+                    _ => Verdict::Broken,
+                }
+            }
         }
+    }
+
+    #[cfg(feature = "tracing")]
+    fn report_inspection(&self, ended: Ended<Result<(), M::Error>>, is_reset: bool) {
+        let why: &dyn std::fmt::Display = match &ended {
+            Ended::Well(Ok(())) => return,
+            Ended::Well(Err(error)) => error,
+            Ended::Late => &"it took too long",
+            Ended::Panicked(text) => text,
+        };
+        let step = if is_reset { "reset" } else { "check" };
+        tracing::debug!(pool = self.name(), step, error = %why, "an object is closed");
+    }
+
+    #[cfg(not(feature = "tracing"))]
+    fn report_inspection(&self, _: Ended<Result<(), M::Error>>, _: bool) {}
+
+    /// For events.
+    #[cfg(feature = "tracing")]
+    pub(super) fn name(&self) -> &str {
+        self.options.name.as_deref().unwrap_or_default()
     }
 
     fn start_closing(self: &Arc<Self>, executor: &Arc<dyn Executor>, object: Object<M::Object>) {
@@ -381,5 +439,15 @@ impl<M: Manager> Drop for Guard<M> {
             What::Closing => core.closed_one(now, effects),
             What::Done => {}
         });
+    }
+}
+
+impl<M: Manager> Drop for Shared<M> {
+    fn drop(&mut self) {
+        // What is left in it is gone too: with the pool of a runtime that ended, for example.
+        if self.options.meters.is_on() {
+            let left = Levels::of(&self.core.lock().counts());
+            self.options.meters.moved(left, Levels::default());
+        }
     }
 }
