@@ -70,9 +70,19 @@ pub(super) struct Stored<T> {
 pub(super) type Object<T> = Box<Stored<T>>;
 
 /// Why a waiter gets no object.
+/// What a pool held when a waiter's time was up.
+#[derive(Clone, Debug)]
+pub(super) struct Expiry<E> {
+    pub(super) phase: Phase,
+    pub(super) stats: BoundedStats,
+    pub(super) waiters_with_lease: Option<usize>,
+    pub(super) cause: Option<E>,
+}
+
 #[derive(Clone, Debug)]
 pub(super) enum Failure<E> {
-    TimedOut(Phase, BoundedStats, Option<usize>, Option<E>),
+    /// In a box: each entry of the queue has room for a failure, and moves.
+    TimedOut(Box<Expiry<E>>),
     Closed,
     NoRuntime,
     /// A creation failed, and the pool does not wait for the next.
@@ -162,7 +172,7 @@ impl<E> Effects<E> {
     /// The error of a failure that no waiter gets leaves the lock too.
     fn discard(&mut self, failure: Failure<E>) {
         match failure {
-            Failure::TimedOut(_, _, _, error) => self.errors.extend(error),
+            Failure::TimedOut(expiry) => self.errors.extend(expiry.cause),
             Failure::Create(error) => self.errors.push(error),
             Failure::Closed | Failure::NoRuntime => {}
         }
@@ -803,19 +813,19 @@ impl<T, E: Clone> Core<T, E> {
 
     /// What a waiter gets whose deadline has passed; the caller counts it.
     fn timed_out(&self) -> Failure<E> {
-        let mut counts = self.counts();
-        counts.timed_out += 1;
-        let holders = self.tracking.as_ref().map(|tracking| tracking.holders_among(self.waiters.holders()));
-        let phase = if counts.checking > 0 {
+        let mut stats = self.counts();
+        stats.timed_out += 1;
+        let waiters_with_lease = self.tracking.as_ref().map(|tracking| tracking.holders_among(self.waiters.holders()));
+        let phase = if stats.checking > 0 {
             Phase::Check
-        } else if counts.creating > 0 || self.last_error.is_some() {
+        } else if stats.creating > 0 || self.last_error.is_some() {
             Phase::Creation
-        } else if counts.leased == 0 && counts.closing > 0 {
+        } else if stats.leased == 0 && stats.closing > 0 {
             Phase::Closing
         } else {
             Phase::Lease
         };
-        Failure::TimedOut(phase, counts, holders, self.last_error.clone())
+        Failure::TimedOut(Box::new(Expiry { phase, stats, waiters_with_lease, cause: self.last_error.clone() }))
     }
 
     fn expire(&mut self, now: Time, effects: &mut Effects<E>) {

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::builder::Builder;
-use super::core::{Core, Effects, Failure, Object, Outcome, Queued, Rules, Taken, Verdict};
+use super::core::{Core, Effects, Expiry, Failure, Object, Outcome, Queued, Rules, Taken, Verdict};
 use super::error::{GetError, TimedOut};
 use super::executor::{Executor, block_on};
 use super::lease::Lease;
@@ -19,6 +19,7 @@ use super::stats::BoundedStats;
 use super::time::Time;
 use super::tracking::Tracking;
 use super::waiters::Key;
+use crate::primitive::atomic::Ordering;
 use crate::primitive::{Arc, OnceLock, current_thread};
 
 /// At most N of an expensive object. See the [module](super).
@@ -254,6 +255,12 @@ pub struct Get<'a, M: Manager> {
     site: &'static Location<'static>,
 }
 
+enum Begun<T> {
+    Queued(Queued),
+    /// With the waker that was not needed.
+    Taken(Taken<T>, Waker),
+}
+
 #[derive(Clone, Copy)]
 enum State {
     New(Option<Duration>),
@@ -267,25 +274,38 @@ impl<M: Manager> Future for Get<'_, M> {
     #[inline]
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         if let State::New(timeout) = self.state {
-            match self.shared.take(self.site) {
-                Taken::Object(object) => {
-                    self.state = State::Done;
-                    return Poll::Ready(Ok(Lease::new(self.shared, object, |_| Duration::ZERO)));
-                }
-                Taken::Closed => {
-                    self.state = State::Done;
-                    return Poll::Ready(Err(GetError::Closed));
-                }
-                Taken::Nothing => return self.begin_wait(timeout, context.waker()),
+            // Relaxed: an old value costs time, nothing else.
+            if self.shared.is_crowded.load(Ordering::Relaxed) {
+                return self.begin_wait(timeout, context.waker());
             }
+            return match self.shared.take(self.site) {
+                Taken::Object(object) => self.served_at_once(object),
+                Taken::Closed => self.ended(GetError::Closed),
+                Taken::Nothing => self.begin_wait(timeout, context.waker()),
+            };
         }
         self.look(context.waker())
     }
 }
 
 impl<M: Manager> Get<'_, M> {
+    #[inline]
+    fn served_at_once(&mut self, object: Object<M::Object>) -> Poll<<Self as Future>::Output> {
+        self.state = State::Done;
+        Poll::Ready(Ok(Lease::new(self.shared, object, |_| Duration::ZERO)))
+    }
+
+    fn ended(&mut self, error: GetError<M::Error>) -> Poll<<Self as Future>::Output> {
+        self.state = State::Done;
+        Poll::Ready(Err(error))
+    }
+
+    /// Takes an object after all, or queues up.
     #[cold]
     fn begin_wait(&mut self, timeout: Option<Duration>, waker: &Waker) -> Poll<<Self as Future>::Output> {
+        if self.shared.is_inherited() {
+            return self.ended(GetError::Closed);
+        }
         // The faster clock is a few milliseconds late, which is nothing in a second.
         let is_long = timeout.is_none_or(|timeout| timeout >= Duration::from_secs(1));
         let now = if is_long { Shared::<M>::soon() } else { Shared::<M>::now() };
@@ -293,17 +313,29 @@ impl<M: Manager> Get<'_, M> {
         let deadline = timeout.map_or(Time::NEVER, |timeout| now.after(timeout));
         let own = waker.clone();
         let holder = if self.shared.options.tracks { holder() } else { 0 };
-        let queued =
-            self.shared.apply(now, |core, now, effects| core.enqueue(deadline, holder, own, now, effects));
-        self.state = State::Done;
-        match queued {
-            Queued::As(key) => {
+        let (shared, site) = (self.shared, self.site);
+        let begun = shared.apply(now, |core, now, effects| match core.take(now, effects) {
+            Taken::Nothing => Begun::Queued(core.enqueue(deadline, holder, own, now, effects)),
+            taken => {
+                if let Taken::Object(object) = &taken {
+                    shared.track(core, object, site, now, effects);
+                }
+                Begun::Taken(taken, own)
+            }
+        });
+        let is_crowded = matches!(begun, Begun::Queued(_));
+        if shared.is_crowded.load(Ordering::Relaxed) != is_crowded {
+            shared.is_crowded.store(is_crowded, Ordering::Relaxed);
+        }
+        match begun {
+            Begun::Queued(Queued::As(key)) => {
                 self.state = State::Queued(key);
                 // Its waker is in the queue: it will be polled when there is an outcome.
-                if self.shared.find_executor() { Poll::Pending } else { self.look(waker) }
+                if shared.find_executor() { Poll::Pending } else { self.look(waker) }
             }
-            Queued::Closed => Poll::Ready(Err(GetError::Closed)),
-            Queued::Full => Poll::Ready(Err(GetError::TooManyWaiters)),
+            Begun::Taken(Taken::Object(object), _waker) => self.served_at_once(object),
+            Begun::Queued(Queued::Full) => self.ended(GetError::TooManyWaiters),
+            Begun::Queued(Queued::Closed) | Begun::Taken(..) => self.ended(GetError::Closed),
         }
     }
 
@@ -316,7 +348,9 @@ impl<M: Manager> Get<'_, M> {
             return Poll::Ready(Err(GetError::Closed));
         }
         let site = self.site;
-        let mut outcome = self.shared.apply(Shared::<M>::soon(), |core, now, effects| {
+        // Only a tracked lease has to know when it began.
+        let now = if self.shared.options.tracks { Shared::<M>::soon() } else { Time::NEVER };
+        let mut outcome = self.shared.apply(now, |core, now, effects| {
             let outcome = core.outcome(key, effects);
             if let Some(Ok(object)) = &outcome {
                 self.shared.track(core, object, site, now, effects);
@@ -353,7 +387,8 @@ impl<M: Manager> Get<'_, M> {
 
 fn error<M: Manager>(failure: Failure<Cause<M>>, waited: Duration) -> GetError<M::Error> {
     match failure {
-        Failure::TimedOut(phase, stats, waiters_with_lease, cause) => {
+        Failure::TimedOut(expiry) => {
+            let Expiry { phase, stats, waiters_with_lease, cause } = *expiry;
             GetError::TimedOut(Box::new(TimedOut { phase, waited, stats, waiters_with_lease, cause }))
         }
         Failure::Closed => GetError::Closed,

@@ -47,6 +47,8 @@ pub(super) struct Shared<M: Manager> {
     pub(super) manager: M,
     pub(super) options: Options<M::Object>,
     executor: Mutex<Option<Arc<dyn Executor>>>,
+    /// Whether a caller has to wait, as the last one to ask found it: a hint for the next, which may queue up at once.
+    pub(super) is_crowded: AtomicBool,
     /// Whether there is an executor: a hint for waiters, which need not take the lock then.
     has_executor: AtomicBool,
     /// Whether the executor was given by the builder, and no other is to take its place.
@@ -70,6 +72,7 @@ impl<M: Manager> Shared<M> {
         let executor = executor.or_else(executor::current);
         options.meters.moved(Levels::default(), Levels::of(&core.counts()));
         Arc::new_cyclic(|me| Shared {
+            is_crowded: AtomicBool::new(false),
             has_executor: AtomicBool::new(executor.is_some()),
             core: Mutex::new(core),
             manager,

@@ -37,7 +37,8 @@ fn per_turn(turns: u32, run: impl FnOnce()) -> f64 {
     began.elapsed().as_nanos() as f64 / f64::from(turns)
 }
 
-async fn uncontended(pool: impl Pool, turns: u32) -> f64 {
+async fn uncontended<P: Pool>(pool: P, turns: u32) -> f64 {
+    let turns = turns / P::FEWER;
     drop(pool.get().await);
     let began = Instant::now();
     for _ in 0..turns {
@@ -114,7 +115,8 @@ fn many_threads<G>(get: impl Fn() -> G + Sync, time: Duration) -> (f64, Histogra
 }
 
 /// Nanoseconds for a handoff, on one thread, with so many tasks waiting for one object.
-async fn handoff(pool: impl Pool, waiters: usize, handoffs: usize) -> f64 {
+async fn handoff<P: Pool>(pool: P, waiters: usize, handoffs: usize) -> f64 {
+    let handoffs = (handoffs / P::FEWER as usize).max(waiters);
     let guard = pool.get().await;
     let tasks: Vec<_> = (0..waiters)
         .map(|_| {
