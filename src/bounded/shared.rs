@@ -135,6 +135,7 @@ impl<M: Manager> Shared<M> {
         result
     }
 
+    #[inline]
     fn run(&self, effects: Effects<Cause<M>>) {
         if effects.work {
             self.kick();

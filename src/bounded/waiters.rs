@@ -381,7 +381,12 @@ impl Wakers {
         self.first.is_none() && self.rest.is_empty()
     }
 
+    #[inline]
     pub(super) fn wake(self) {
-        self.first.into_iter().chain(self.rest).for_each(Waker::wake);
+        // Nearly always there is none or one.
+        if let Some(first) = self.first {
+            first.wake();
+        }
+        self.rest.into_iter().for_each(Waker::wake);
     }
 }
