@@ -35,7 +35,45 @@
 //! # When not to use it
 //!
 //! For scratch objects without a limit take [`SyncPool`](crate::SyncPool): a hit there takes no lock. For gRPC calls take
-//! `grpc::StreamPool` or `grpc::ClientPool`: one connection carries many calls.
+//! `grpc::StreamPool` or `grpc::ClientPool`: one connection carries many calls. (For stubs that no more than N callers may use
+//! at once, one each, there is `grpc::ConnManager`.)
+//!
+//! # Databases
+//!
+//! The crates `cenote-postgres`, `cenote-mysql`, `cenote-redis` and `cenote-sqlite` have managers that reset sessions for real
+//! and recognize a failover. `examples/database` is a web service over each of them.
+//!
+//! # Moving from another pool
+//!
+//! | deadpool | here |
+//! |---|---|
+//! | `Manager::create` | [`Manager::create`], which goes on when its getter gives up |
+//! | `Manager::recycle`, before a lease | [`Manager::reset`], after the last lease, and [`Manager::check`], before the next |
+//! | `Timeouts { wait, create, recycle }` | [`get_timeout`](Builder::get_timeout), one total for the caller; `create_timeout`, `reset_timeout`, `check_timeout`, for the pool's tasks |
+//! | `post_create`, `pre_recycle`, `post_recycle` hooks | [`after_create`](Builder::after_create), [`before_lease`](Builder::before_lease), [`after_return`](Builder::after_return) |
+//! | `Object::take` | [`Lease::detach`] |
+//! | `Pool::retain` | [`invalidate_all`](BoundedPool::invalidate_all), or an [`is_broken`](Manager::is_broken) that knows |
+//! | `QueueMode` | [`order`](Builder::order) |
+//! | `Status { waiting, available, .. }` | [`stats`](BoundedPool::stats) |
+//!
+//! | bb8 | here |
+//! |---|---|
+//! | `connect`, `is_valid`, `has_broken` | [`create`](Manager::create), [`check`](Manager::check), [`is_broken`](Manager::is_broken) |
+//! | `connection_timeout` | [`get_timeout`](Builder::get_timeout) |
+//! | `test_on_check_out(false)` | `check(`[`CheckWhen::Suspect`]`)` |
+//! | `get_owned` | [`get`](BoundedPool::get): each lease owns its place |
+//! | `min_idle`, `max_lifetime`, `idle_timeout` | the same; `min_size` counts the leased ones too |
+//! | `retry_connection` | creations are always tried again, until the waiters' deadlines; [`fail_fast`](Builder::fail_fast) does not wait |
+//! | `ErrorSink` | the event of the feature `tracing`, and the error's `source()` |
+//!
+//! | r2d2 | here |
+//! |---|---|
+//! | `ManageConnection` | [`BlockingManager`], and [`Blocking`] to make a manager of it |
+//! | `get`, `get_timeout` | [`get_blocking`](BoundedPool::get_blocking), [`get_blocking_timeout`](BoundedPool::get_blocking_timeout); `get` in async code, on the same pool |
+//! | `try_get` | [`try_get`](BoundedPool::try_get), which also starts the next creation |
+//! | `build`, which waits for connections | [`build`](Builder::build), which does not: the first get waits |
+//! | `CustomizeConnection` | [`after_create`](Builder::after_create) |
+//! | `HandleEvent` | the feature `metrics`: see [`name`](Builder::name) |
 
 mod alarm;
 mod builder;
