@@ -301,22 +301,42 @@ impl<T, E: Clone> Core<T, E> {
             return Taken::Nothing;
         }
         while let Some(object) = self.pop_idle() {
-            if !self.is_fit(&object.meta, now) {
-                self.close_object(object, effects);
-            } else if self.needs_check(&object.meta, now) {
+            if self.is_fit(&object.meta, now) {
                 self.push_popped(object);
                 break;
-            } else {
-                self.leased += 1;
-                self.counters.direct += 1;
-                if self.rules.min_idle > 0 {
-                    self.note_work(now, effects);
-                }
-                return Taken::Object(object);
             }
+            self.close_object(object, effects);
+        }
+        if let Some(object) = self.pop_ready(now) {
+            if self.rules.min_idle > 0 {
+                self.note_work(now, effects);
+            }
+            return Taken::Object(object);
         }
         // A closed pool has no idle objects.
         if self.stage == Stage::Open { Taken::Nothing } else { Taken::Closed }
+    }
+
+    /// The part of [`take`](Self::take) that nothing follows from: nobody waits, and an object is ready.
+    #[inline]
+    pub(super) fn take_ready(&mut self, now: Time) -> Option<Object<T>> {
+        if self.waiters.waiting() > 0 || self.rules.min_idle > 0 {
+            return None;
+        }
+        self.pop_ready(now)
+    }
+
+    /// Leases the next idle object, if it may be used as it is.
+    #[inline]
+    fn pop_ready(&mut self, now: Time) -> Option<Object<T>> {
+        let object = self.pop_idle()?;
+        if !self.is_fit(&object.meta, now) || self.needs_check(&object.meta, now) {
+            self.push_popped(object);
+            return None;
+        }
+        self.leased += 1;
+        self.counters.direct += 1;
+        Some(object)
     }
 
     /// A `try_get` found nothing: the next one will, if that is possible.
@@ -441,19 +461,28 @@ impl<T, E: Clone> Core<T, E> {
         if let Some(tracking) = &mut self.tracking {
             tracking.end(object.meta.id);
         }
-        if verdict == Verdict::Good
-            && !self.rules.resets
-            && self.waiters.waiting() == 0
-            && self.size() <= self.rules.max_size
-            && self.is_fit(&object.meta, now)
-        {
-            self.leased -= 1;
-            effects.work |= self.would_oversleep(self.next_event(&object.meta));
-            self.idle.push_back(object);
-            return;
-        }
         self.leased -= 1;
         self.take_back(object, verdict, now, effects);
+    }
+
+    /// The part of [`give_back`](Self::give_back) for which nobody waits, if the object is good: it becomes idle. Returns whether
+    /// there is work.
+    #[inline]
+    pub(super) fn give_back_ready(&mut self, mut object: Object<T>, now: Time) -> Result<bool, Object<T>> {
+        let is_ready = !self.rules.resets
+            && self.waiters.waiting() == 0
+            && self.tracking.is_none()
+            && self.size() <= self.rules.max_size
+            && self.is_fit(&object.meta, now);
+        if !is_ready {
+            return Err(object);
+        }
+        object.meta.is_used = true;
+        object.meta.returned = now;
+        self.leased -= 1;
+        let is_work = self.would_oversleep(self.next_event(&object.meta));
+        self.idle.push_back(object);
+        Ok(is_work)
     }
 
     fn take_back(&mut self, mut object: Object<T>, verdict: Verdict, now: Time, effects: &mut Effects<E>) {
@@ -815,7 +844,8 @@ impl<T, E: Clone> Core<T, E> {
     fn timed_out(&self) -> Failure<E> {
         let mut stats = self.counts();
         stats.timed_out += 1;
-        let waiters_with_lease = self.tracking.as_ref().map(|tracking| tracking.holders_among(self.waiters.holders()));
+        let waiters_with_lease =
+            self.tracking.as_ref().map(|tracking| tracking.holders_among(self.waiters.holders()));
         let phase = if stats.checking > 0 {
             Phase::Check
         } else if stats.creating > 0 || self.last_error.is_some() {
@@ -825,7 +855,12 @@ impl<T, E: Clone> Core<T, E> {
         } else {
             Phase::Lease
         };
-        Failure::TimedOut(Box::new(Expiry { phase, stats, waiters_with_lease, cause: self.last_error.clone() }))
+        Failure::TimedOut(Box::new(Expiry {
+            phase,
+            stats,
+            waiters_with_lease,
+            cause: self.last_error.clone(),
+        }))
     }
 
     fn expire(&mut self, now: Time, effects: &mut Effects<E>) {

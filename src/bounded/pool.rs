@@ -431,7 +431,23 @@ impl<M: Manager> Shared<M> {
         if self.is_inherited() {
             return Taken::Closed;
         }
-        self.apply(Self::soon(), |core, now, effects| {
+        let now = Self::soon();
+        if self.is_plain()
+            && let Some(object) = self.core.lock().take_ready(now)
+        {
+            return Taken::Object(object);
+        }
+        self.take_with_effects(now, site)
+    }
+
+    /// Whether nobody follows each lease.
+    #[inline]
+    fn is_plain(&self) -> bool {
+        !self.options.tracks && !self.options.meters.is_on()
+    }
+
+    fn take_with_effects(&self, now: Time, site: &'static Location<'static>) -> Taken<M::Object> {
+        self.apply(now, |core, now, effects| {
             let taken = core.take(now, effects);
             if let Taken::Object(object) = &taken {
                 self.track(core, object, site, now, effects);
@@ -456,8 +472,21 @@ impl<M: Manager> Shared<M> {
     }
 
     #[inline]
-    pub(super) fn give_back(&self, object: Object<M::Object>, verdict: Verdict) {
-        self.apply(Self::soon(), |core, now, effects| core.give_back(object, verdict, now, effects));
+    pub(super) fn give_back(&self, mut object: Object<M::Object>, verdict: Verdict) {
+        let now = Self::soon();
+        if verdict == Verdict::Good && self.is_plain() && !self.is_crowded.load(Ordering::Relaxed) {
+            let given = self.core.lock().give_back_ready(object, now);
+            match given {
+                Ok(false) => return,
+                Ok(true) => return self.kick(),
+                Err(refused) => object = refused,
+            }
+        }
+        self.give_back_with_effects(object, verdict, now);
+    }
+
+    fn give_back_with_effects(&self, object: Object<M::Object>, verdict: Verdict, now: Time) {
+        self.apply(now, |core, now, effects| core.give_back(object, verdict, now, effects));
     }
 
     fn close(&self) {

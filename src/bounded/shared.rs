@@ -43,7 +43,7 @@ pub(super) struct Options<T> {
 }
 
 pub(super) struct Shared<M: Manager> {
-    core: Mutex<CoreOf<M>>,
+    pub(super) core: Mutex<CoreOf<M>>,
     pub(super) manager: M,
     pub(super) options: Options<M::Object>,
     executor: Mutex<Option<Arc<dyn Executor>>>,

@@ -77,11 +77,29 @@ impl World {
         result
     }
 
+    /// As the shell: first what nothing follows from.
+    fn give_back(&mut self, object: Object<u64>, verdict: Verdict) {
+        self.apply(|core, now, effects| {
+            let given = match verdict {
+                Verdict::Good => core.give_back_ready(object, now),
+                _ => Err(object),
+            };
+            match given {
+                Ok(is_work) => effects.work = is_work,
+                Err(object) => core.give_back(object, verdict, now, effects),
+            }
+        });
+    }
+
     /// As the shell: first the fast path, then the queue.
     fn get(&mut self, patience: Option<u64>) {
         let deadline = patience.map_or(Time::NEVER, |patience| self.now.after(ms(patience)));
         let waited = self.core.counts().waiting > 0;
-        match self.apply(|core, now, effects| core.take(now, effects)) {
+        let taken = self.apply(|core, now, effects| match core.take_ready(now) {
+            Some(object) => Taken::Object(object),
+            None => core.take(now, effects),
+        });
+        match taken {
             Taken::Object(object) => {
                 assert!(!waited, "a newcomer overtook the waiters");
                 self.leased.push(object);
@@ -151,6 +169,8 @@ impl World {
         assert_eq!(counts.checking, self.inspecting.len() + self.core.inspect.len());
         assert_eq!(counts.closing, self.closing.len() + self.core.close.len());
         assert!(self.core.overdue <= counts.creating);
+        let is_current = |object: &Object<u64>| object.meta.generation == self.core.generation;
+        assert!(self.core.idle.iter().all(is_current), "an outdated object is idle");
         assert!(counts.creating - self.core.overdue <= MAX_CREATING, "too many creations at once");
         let outside = self.leased.iter().chain(&self.inspecting).chain(&self.closing);
         let mut held: Vec<u64> = outside.map(|object| object.value).collect();
@@ -205,7 +225,7 @@ impl World {
                 return;
             }
             if let Some(object) = self.leased.pop() {
-                self.apply(|core, now, effects| core.give_back(object, Verdict::Good, now, effects));
+                self.give_back(object, Verdict::Good);
             } else if let Some(object) = self.inspecting.pop() {
                 self.apply(|core, now, effects| core.inspected(object, Verdict::Good, now, effects));
             } else if self.closing.pop().is_some() {
@@ -356,7 +376,7 @@ proptest! {
                 }
                 Step::Return(at, verdict) if at < world.leased.len() => {
                     let object = world.leased.remove(at);
-                    world.apply(|core, now, effects| core.give_back(object, verdict, now, effects));
+                    world.give_back(object, verdict);
                 }
                 Step::Detach(at) if at < world.leased.len() => {
                     let id = world.leased.remove(at).meta.id;
@@ -397,7 +417,7 @@ fn with_one_idle(rules: Rules) -> World {
     world.create(0, true);
     world.look(None);
     let object = world.leased.pop().expect("a lease");
-    world.apply(|core, now, effects| core.give_back(object, Verdict::Good, now, effects));
+    world.give_back(object, Verdict::Good);
     world
 }
 
@@ -408,7 +428,7 @@ fn a_grant_that_is_not_taken_goes_to_the_next_and_its_waiter_keeps_the_first_tur
     world.get(None);
     world.get(None);
     let object = world.leased.pop().expect("the first one's");
-    world.apply(|core, now, effects| core.give_back(object, Verdict::Good, now, effects));
+    world.give_back(object, Verdict::Good);
     world.work();
     // The first of the waiters is not polled any more.
     world.pass_to(world.now.after(PATIENCE));
@@ -417,7 +437,7 @@ fn a_grant_that_is_not_taken_goes_to_the_next_and_its_waiter_keeps_the_first_tur
     let object = world.leased.pop().expect("it went to the second");
     // It is polled again, and is served next.
     world.look(Some(0));
-    world.apply(|core, now, effects| core.give_back(object, Verdict::Good, now, effects));
+    world.give_back(object, Verdict::Good);
     world.look(Some(0));
     assert_eq!((world.leased.len(), world.waiting.len()), (1, 0));
 }
@@ -449,7 +469,7 @@ fn a_broken_object_makes_all_idle_ones_suspect_at_once() {
     (0..6).for_each(|_| world.create(0, true));
     world.look(None);
     for object in world.leased.drain(1..).collect::<Vec<_>>() {
-        world.apply(|core, now, effects| core.give_back(object, Verdict::Good, now, effects));
+        world.give_back(object, Verdict::Good);
     }
     let broken = world.leased.pop().expect("the last one");
     world.apply(|core, now, effects| core.give_back(broken, Verdict::Broken, now, effects));
