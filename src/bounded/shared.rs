@@ -114,24 +114,19 @@ impl<M: Manager> Shared<M> {
         event: impl FnOnce(&mut CoreOf<M>, Time, &mut Effects<Cause<M>>) -> R,
     ) -> R {
         let mut effects = Effects::new();
-        let result = match self.options.meters.is_on() {
-            false => event(&mut self.core.lock(), now, &mut effects),
-            true => self.metered(|core| event(core, now, &mut effects)),
-        };
+        let meters = &self.options.meters;
+        let mut core = self.core.lock();
+        let before = meters.is_on().then(|| Levels::of(&core.counts()));
+        let result = event(&mut core, now, &mut effects);
+        let change = before.map(|before| (before, Levels::of(&core.counts())));
+        drop(core);
         if effects.work || !effects.is_empty() {
             self.run(effects);
         }
-        result
-    }
-
-    /// Applies an event, and tells what it changed.
-    fn metered<R>(&self, event: impl FnOnce(&mut CoreOf<M>) -> R) -> R {
-        let mut core = self.core.lock();
-        let before = Levels::of(&core.counts());
-        let result = event(&mut core);
-        let after = Levels::of(&core.counts());
-        drop(core);
-        self.options.meters.moved(before, after);
+        // Foreign code, and last: what it does wakes no waiter.
+        if let Some((before, after)) = change {
+            meters.moved(before, after);
+        }
         result
     }
 
