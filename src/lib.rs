@@ -66,6 +66,7 @@ pub mod bounded;
 pub mod docs;
 mod local;
 mod primitive;
+pub mod quarantine;
 mod stats;
 #[cfg(not(cenote_loom))]
 mod sync_pool;

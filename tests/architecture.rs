@@ -17,6 +17,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     // second floor: the pools
     ("sync_pool", &["primitive", "local", "stats", "aging"]),
     ("bounded", &["primitive"]),
+    ("quarantine", &["primitive"]),
     ("grpc", &["primitive", "stats"]),
     ("grpc/conn_manager", &["primitive", "bounded"]),
     ("grpc/stream_pool", &["primitive"]),
