@@ -47,6 +47,9 @@ impl<T> Slot<T> {
     }
 }
 
+/// Allocated when one of its slots is first used.
+type Chunk<T> = OnceLock<Box<[CachePadded<Slot<T>>]>>;
+
 pub(super) struct Table<T> {
     /// Its number in the process.
     pub(super) id: u64,
@@ -54,7 +57,7 @@ pub(super) struct Table<T> {
     pub(super) generation_bits: u32,
     range: Range,
     rules: Rules,
-    chunks: Box<[OnceLock<Box<[CachePadded<Slot<T>>]>>]>,
+    chunks: Box<[Chunk<T>]>,
     core: Mutex<Core>,
     pub(super) factory: Box<dyn Fn() -> T + Send + Sync>,
     reset: Box<dyn Fn(&mut T) + Send + Sync>,

@@ -56,7 +56,7 @@ fn main() {
     let args = Args::parse();
     let (rounds, turns) = if args.quick { (1, 10_000) } else { (args.rounds, 5_000_000) };
 
-    let pool = QuarantinePool::builder(|| [0; 8]).build().expect("a pool");
+    let pool = QuarantinePool::builder(|| [0_u64; 8]).build().expect("a pool");
     let owners: Vec<_> = (0..2).map(|_| pool.reserve().expect("a slot").publish()).collect();
     let mut map = slotmap::SlotMap::<slotmap::DefaultKey, Object>::new();
     let keys = [map.insert([0; 8]), map.insert([0; 8])];
@@ -82,27 +82,27 @@ fn main() {
             let mut record = |figure| row.next().expect("a row for each")[column].push(figure);
             record(looks(threads, turns, |at| {
                 let (pool, handle) = (&pool, owners[at].1);
-                move || drop(black_box(pool.enter(black_box(handle)).expect("it is there")[0]))
+                move || {
+                    black_box(pool.enter(black_box(handle)).expect("it is there")[0]);
+                }
             }));
             record(looks(threads, turns, |at| {
                 let (map, key) = (&map, keys[at]);
                 move || {
-                    drop(black_box(
-                        map.lock().expect("no panic").get(black_box(key)).expect("it is there")[0],
-                    ))
+                    black_box(map.lock().expect("no panic").get(black_box(key)).expect("it is there")[0]);
                 }
             }));
             record(looks(threads, turns, |at| {
                 let (slab, place) = (&slab, places[at]);
                 move || {
-                    drop(black_box(
-                        slab.lock().expect("no panic").get(black_box(place)).expect("it is there")[0],
-                    ))
+                    black_box(slab.lock().expect("no panic").get(black_box(place)).expect("it is there")[0]);
                 }
             }));
             record(looks(threads, turns, |at| {
                 let (sharded, place) = (&sharded, shards[at]);
-                move || drop(black_box(sharded.get(black_box(place)).expect("it is there")[0]))
+                move || {
+                    black_box(sharded.get(black_box(place)).expect("it is there")[0]);
+                }
             }));
             record(looks(threads, turns, |at| {
                 let arc = &arcs[at];
