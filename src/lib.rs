@@ -79,6 +79,10 @@ pub use self::stats::Stats;
 #[cfg(not(cenote_loom))]
 pub use self::sync_pool::{Drain, OwnedPooled, PoolConfig, Pooled, SyncPool};
 
+#[cfg(all(feature = "runtime", not(cenote_loom)))]
+#[cfg_attr(docsrs, doc(cfg(feature = "runtime")))]
+pub mod runtime_pool;
+
 #[cfg(all(feature = "grpc", not(cenote_loom)))]
 #[cfg_attr(docsrs, doc(cfg(feature = "grpc")))]
 pub mod grpc;

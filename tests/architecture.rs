@@ -18,6 +18,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("sync_pool", &["primitive", "local", "stats", "aging"]),
     ("bounded", &["primitive"]),
     ("quarantine", &["primitive"]),
+    ("runtime_pool", &["primitive"]),
     ("grpc", &["primitive", "stats"]),
     ("grpc/conn_manager", &["primitive", "bounded"]),
     ("grpc/stream_pool", &["primitive"]),

@@ -182,8 +182,22 @@ mod blocking {
         name: &str,
         run: impl FnOnce() + Send + 'static,
     ) -> std::io::Result<JoinHandle<()>> {
+        spawn_thread_with_stack(name, None, run)
+    }
+
+    /// The same, with a stack of so many bytes.
+    pub(crate) fn spawn_thread_with_stack(
+        name: &str,
+        stack_size: Option<usize>,
+        run: impl FnOnce() + Send + 'static,
+    ) -> std::io::Result<JoinHandle<()>> {
         let _blocked = super::signal_mask::block();
-        thread::Builder::new().name(name.to_owned()).spawn(run)
+        let builder = thread::Builder::new().name(name.to_owned());
+        match stack_size {
+            Some(bytes) => builder.stack_size(bytes),
+            None => builder,
+        }
+        .spawn(run)
     }
 
     /// At least one.
