@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cenote::runtime_pool::{BuildError, OnOwnLoop, RuntimePool, Stopped, TaskError};
+use cenote::runtime_pool::{BuildError, OnOwnLoop, Pinning, RuntimePool, Stopped, TaskError};
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -365,4 +365,41 @@ fn a_pool_without_a_loop_and_a_stack_that_cannot_be_had_are_errors() {
     // A second pool has nothing of the first.
     let pool = RuntimePool::builder(1).stack_size(1 << 20).build().unwrap();
     assert_eq!(wait(pool.spawn(async { 7 }).unwrap()).unwrap(), 7);
+}
+
+/// The processors that the calling thread may use.
+#[cfg(target_os = "linux")]
+fn allowed() -> String {
+    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap();
+    line.trim().to_owned()
+}
+
+/// yalantinglibs#1215, and a pool that is built from a pinned loop: all threads of the second one sat on one processor.
+#[cfg(target_os = "linux")]
+#[test]
+fn loops_are_pinned_to_processors_of_the_process_also_from_a_pinned_thread() {
+    let all = allowed();
+    let pool = RuntimePool::builder(1).pinning(Pinning::BestEffort).build().unwrap();
+    let first = pool.processors()[0].expect("Linux can").to_string();
+    let task = pool.spawn(async {
+        let blocking = tokio::task::spawn_blocking(allowed).await.unwrap();
+        let count = thread::available_parallelism().map_or(1, usize::from);
+        let inner = RuntimePool::builder(64).pinning(Pinning::BestEffort).build().unwrap();
+        let processors: Vec<_> = inner.processors().iter().flatten().copied().collect();
+        (allowed(), blocking, count, processors)
+    });
+    let (own, blocking, count, processors) = wait(task.unwrap()).unwrap();
+    assert_eq!((own, blocking, count), (first, all, 1));
+    let distinct: std::collections::BTreeSet<_> = processors.iter().collect();
+    assert_eq!(distinct.len(), processors.len());
+    assert_eq!(
+        processors.len(),
+        thread::available_parallelism().unwrap().get().min(64),
+        "all, not the one of its builder"
+    );
+
+    let error = RuntimePool::builder(5_000).pinning(Pinning::Required).build().unwrap_err();
+    assert!(matches!(error, BuildError::TooFewProcessors { .. }), "{error}");
+    assert_eq!(RuntimePool::new(2).unwrap().processors(), [None, None]);
 }

@@ -9,6 +9,8 @@
 //! * [`reclaim`]: memory that others may still be looking at, freed later.
 //! * [`thread`]: which thread this is, and what it keeps for each map.
 
+#[cfg(all(feature = "runtime", not(cenote_loom)))]
+pub(crate) mod affinity;
 pub(crate) mod clock;
 pub(crate) mod fence;
 #[cfg_attr(cenote_loom, path = "process_model.rs")]

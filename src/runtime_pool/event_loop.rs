@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::future::poll_fn;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Poll;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use tokio::runtime::Builder;
 use tokio::task::LocalSet;
 
 use super::door::{Door, Outcome, Stage};
-use crate::primitive::{Arc, thread_local};
+use crate::primitive::{Arc, affinity, thread_local};
 
 /// What a loop's thread is made of.
 pub(super) struct Loop {
@@ -18,6 +19,8 @@ pub(super) struct Loop {
     pub(super) index: usize,
     pub(super) door: Arc<Door>,
     pub(super) hooks: Arc<Hooks>,
+    /// The processor to run on, and all that the process may use.
+    pub(super) pinning: Option<(usize, Arc<[usize]>)>,
 }
 
 /// Run on each loop's thread, with its index.
@@ -52,12 +55,19 @@ impl Drop for End {
 }
 
 impl Loop {
-    /// The body of the thread. `ready` is told whether the loop runs.
-    pub(super) fn run(self, ready: impl FnOnce(std::io::Result<()>)) {
-        let Loop { pool, index, door, hooks } = self;
+    /// The body of the thread. `ready` is told whether the loop runs, and whether it was pinned.
+    pub(super) fn run(self, ready: impl FnOnce(io::Result<io::Result<()>>)) {
+        let Loop { pool, index, door, hooks, pinning } = self;
         CURRENT.set(Some((pool, index)));
         let mut end = End(Arc::clone(&door), Outcome::Panicked);
-        let runtime = match Builder::new_current_thread().enable_all().build() {
+        let mut builder = Builder::new_current_thread();
+        let mut pinned = Ok(());
+        if let Some((processor, all)) = pinning {
+            pinned = affinity::restrict_to(&[processor]);
+            // The threads of blocking tasks would inherit the one processor.
+            builder.on_thread_start(move || drop(affinity::restrict_to(&all)));
+        }
+        let runtime = match builder.enable_all().build() {
             Ok(runtime) => runtime,
             Err(error) => {
                 end.1 = Outcome::Stopped;
@@ -65,7 +75,7 @@ impl Loop {
             }
         };
         let tasks = LocalSet::new();
-        ready(Ok(()));
+        ready(Ok(pinned));
         let ran = catch_unwind(AssertUnwindSafe(|| {
             if let Some(hook) = &hooks.on_start {
                 hook(index);

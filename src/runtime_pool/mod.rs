@@ -47,6 +47,6 @@ mod pool;
 mod task;
 
 pub use self::pool::{
-    BuildError, Builder, DrainReport, LoopHandle, OnOwnLoop, RuntimePool, StopReport, Stopped,
+    BuildError, Builder, DrainReport, LoopHandle, OnOwnLoop, Pinning, RuntimePool, StopReport, Stopped,
 };
 pub use self::task::{JoinHandle, Panic, TaskError};

@@ -10,7 +10,7 @@ use super::door::{Counts, Door, Job, Outcome, Stage, Ticket};
 use super::event_loop::{Hooks, Loop, current};
 use super::task::{JoinHandle, pair};
 use crate::primitive::atomic::{AtomicU64, AtomicUsize, Ordering};
-use crate::primitive::{Arc, JoinHandle as Thread, Mutex, OnceLock, spawn_thread_with_stack};
+use crate::primitive::{Arc, JoinHandle as Thread, Mutex, OnceLock, affinity, spawn_thread_with_stack};
 
 /// Event loops, one a thread. See the [module](super).
 #[derive(Clone)]
@@ -23,7 +23,19 @@ struct Inner {
     turn: AtomicUsize,
     /// Held by the one who stops loops: a second one waits for it.
     threads: Mutex<Box<[Option<Thread<()>>]>>,
+    processors: Box<[Option<usize>]>,
     patience: Duration,
+}
+
+/// Whether each loop's thread keeps to a processor of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pinning {
+    /// The system decides.
+    No,
+    /// As far as there are processors, and the system allows it. [`RuntimePool::processors`] says what came of it.
+    BestEffort,
+    /// All of them, or the pool is not built.
+    Required,
 }
 
 /// Builds a [`RuntimePool`].
@@ -33,6 +45,7 @@ pub struct Builder {
     name: String,
     stack_size: Option<usize>,
     hooks: Hooks,
+    pinning: Pinning,
     patience: Duration,
 }
 
@@ -58,6 +71,13 @@ pub enum BuildError {
         /// Why.
         source: io::Error,
     },
+    /// There are fewer processors than loops, and [`Pinning::Required`] asks for one each.
+    TooFewProcessors {
+        /// How many the process may use.
+        processors: usize,
+    },
+    /// The loops could not be pinned, as [`Pinning::Required`] asks for. Only Linux can.
+    Pinning(io::Error),
 }
 
 impl fmt::Display for BuildError {
@@ -65,6 +85,13 @@ impl fmt::Display for BuildError {
         match self {
             BuildError::Zero => f.write_str("a pool without a loop"),
             BuildError::Start { index, .. } => write!(f, "loop {index} could not be started"),
+            BuildError::TooFewProcessors { processors } => {
+                write!(
+                    f,
+                    "the process may use {processors} processors, which are fewer than the loops to pin"
+                )
+            }
+            BuildError::Pinning(_) => f.write_str("the loops could not be pinned"),
         }
     }
 }
@@ -72,8 +99,8 @@ impl fmt::Display for BuildError {
 impl Error for BuildError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            BuildError::Zero => None,
-            BuildError::Start { source, .. } => Some(source),
+            BuildError::Start { source, .. } | BuildError::Pinning(source) => Some(source),
+            BuildError::Zero | BuildError::TooFewProcessors { .. } => None,
         }
     }
 }
@@ -163,6 +190,14 @@ impl Builder {
         self
     }
 
+    /// Whether each loop keeps to a processor of its own, of those that the process may use at the time of the build: also if
+    /// the thread that builds the pool is pinned itself. Threads of blocking tasks are not pinned with their loop. [`Pinning::No`]
+    /// by default.
+    pub fn pinning(mut self, pinning: Pinning) -> Self {
+        self.pinning = pinning;
+        self
+    }
+
     /// How long the drop of the pool waits for its threads. 10 s by default.
     pub fn drop_patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
@@ -176,21 +211,30 @@ impl Builder {
     /// See [`BuildError`].
     pub fn build(self) -> Result<RuntimePool, BuildError> {
         static POOLS: AtomicU64 = AtomicU64::new(0);
-        let Builder { loops, name, stack_size, hooks, patience } = self;
+        let Builder { loops, name, stack_size, hooks, pinning, patience } = self;
         if loops == 0 {
             return Err(BuildError::Zero);
         }
+        let processors = processors_for(loops, pinning)?;
         // Relaxed: only the numbers count.
         let id = POOLS.fetch_add(1, Ordering::Relaxed);
         let hooks = Arc::new(hooks);
         let doors: Box<[_]> = (0..loops).map(|_| Arc::new(Door::new())).collect();
         let mut threads: Box<[Option<Thread<()>>]> = (0..loops).map(|_| None).collect();
-        let mut failed: Option<BuildError> = None;
+        let mut failed = None;
+        let mut pinned = vec![None; loops];
         for (index, door) in doors.iter().enumerate() {
             let ready = Arc::new(OnceLock::new());
             let told = Arc::clone(&ready);
-            let own = Loop { pool: id, index, door: Arc::clone(door), hooks: Arc::clone(&hooks) };
-            let body = move || own.run(|result| drop(told.set(result)));
+            let pinning_of = processors.get(index).map(|own| (*own, Arc::clone(&processors)));
+            let own = Loop {
+                pool: id,
+                index,
+                door: Arc::clone(door),
+                hooks: Arc::clone(&hooks),
+                pinning: pinning_of,
+            };
+            let body = move || own.run(|result| drop(told.set(Mutex::new(Some(result)))));
             match spawn_thread_with_stack(&format!("{name}{index}"), stack_size, body) {
                 Ok(thread) => threads[index] = Some(thread),
                 Err(source) => {
@@ -198,9 +242,15 @@ impl Builder {
                     break;
                 }
             }
-            ready.wait();
-            if let Some(Err(source)) = Arc::into_inner(ready).and_then(OnceLock::into_inner) {
-                failed = Some(BuildError::Start { index, source });
+            match ready.wait().lock().take() {
+                Some(Err(source)) => failed = Some(BuildError::Start { index, source }),
+                Some(Ok(Err(source))) if pinning == Pinning::Required => {
+                    failed = Some(BuildError::Pinning(source))
+                }
+                Some(Ok(result)) => pinned[index] = processors.get(index).copied().filter(|_| result.is_ok()),
+                None => {}
+            }
+            if failed.is_some() {
                 break;
             }
         }
@@ -208,14 +258,35 @@ impl Builder {
         for (door, _) in doors.iter().zip(&threads).filter(|(_, thread)| thread.is_none()) {
             door.advance(Stage::Ended(Outcome::Stopped));
         }
-        let inner =
-            Inner { id, loops: doors, turn: AtomicUsize::new(0), threads: Mutex::new(threads), patience };
+        let inner = Inner {
+            id,
+            loops: doors,
+            turn: AtomicUsize::new(0),
+            threads: Mutex::new(threads),
+            processors: pinned.into(),
+            patience,
+        };
         let pool = RuntimePool(Arc::new(inner));
         match failed {
             // The drop stops those that run.
             Some(error) => Err(error),
             None => Ok(pool),
         }
+    }
+}
+
+/// The processor of each loop that is to be pinned, and then those that are left.
+fn processors_for(loops: usize, pinning: Pinning) -> Result<Arc<[usize]>, BuildError> {
+    if pinning == Pinning::No {
+        return Ok(Arc::default());
+    }
+    match affinity::of_process() {
+        Ok(processors) if processors.len() < loops && pinning == Pinning::Required => {
+            Err(BuildError::TooFewProcessors { processors: processors.len() })
+        }
+        Ok(processors) => Ok(processors.into()),
+        Err(error) if pinning == Pinning::Required => Err(BuildError::Pinning(error)),
+        Err(_) => Ok(Arc::default()),
     }
 }
 
@@ -236,6 +307,7 @@ impl RuntimePool {
             name: "loop-".to_owned(),
             stack_size: None,
             hooks: Hooks::default(),
+            pinning: Pinning::No,
             patience: Duration::from_secs(10),
         }
     }
@@ -244,6 +316,11 @@ impl RuntimePool {
     #[allow(clippy::len_without_is_empty)] // a pool has a loop
     pub fn len(&self) -> usize {
         self.0.loops.len()
+    }
+
+    /// The processor that each loop keeps to; `None` for one that is not pinned.
+    pub fn processors(&self) -> &[Option<usize>] {
+        &self.0.processors
     }
 
     /// The loop of an index, or `None` if there is none.
