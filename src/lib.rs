@@ -24,6 +24,7 @@
 //! | one gRPC connection whose state you can see | `grpc::ClientConn` |
 //! | many gRPC calls at once, to one address or many, over as few connections as they need | `grpc::StreamPool` |
 //! | at most N of an expensive object (database connections, stubs), waiting for one | [`bounded::BoundedPool`] |
+//! | event loops, one a thread, that stop in order | `runtime_pool::RuntimePool`, with the feature `runtime` |
 //! | objects that others name by a number, and that a late worker must not confuse | [`quarantine::QuarantinePool`] |
 //!
 //! A [`SyncPool`] is for things that can be made again: any object in it may be dropped at any time. What must be
@@ -50,6 +51,7 @@
 //! | `channel` | `grpc::observe`, and `grpc` | tower, hyper-timeout, httparse; tonic's `channel`, hyper's HTTP/1 |
 //! | `native-roots` | `TlsConfig::native_roots` | rustls-native-certs |
 //! | `metrics` | [`bounded`]: a pool with a name tells the `metrics` facade what it does | metrics |
+//! | `runtime` | the module `runtime_pool` | tokio |
 //! | `tokio` | [`bounded`]: a pool's tasks run on the tokio runtime that it is built in | tokio |
 //! | `tracing` | events on dials, states, discards and leaked leases | tracing |
 //!
