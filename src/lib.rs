@@ -51,7 +51,7 @@
 //! | `channel` | `grpc::observe`, and `grpc` | tower, hyper-timeout, httparse; tonic's `channel`, hyper's HTTP/1 |
 //! | `native-roots` | `TlsConfig::native_roots` | rustls-native-certs |
 //! | `metrics` | [`bounded`]: a pool with a name tells the `metrics` facade what it does | metrics |
-//! | `runtime` | the module `runtime_pool` | tokio |
+//! | `runtime` | the module `runtime_pool` | tokio, socket2 |
 //! | `tokio` | [`bounded`]: a pool's tasks run on the tokio runtime that it is built in | tokio |
 //! | `tracing` | events on dials, states, discards and leaked leases | tracing |
 //!

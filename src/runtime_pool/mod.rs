@@ -29,6 +29,9 @@
 //! * A [`JoinHandle`] ends with its task, however that ends.
 //! * A task that panics ends alone. A loop whose thread ends by a panic (of a hook, or of a drop) is reported, and
 //!   [`next`](RuntimePool::next) passes it over.
+//! * Of the connections that [`serve_tcp`](RuntimePool::serve_tcp) accepts, each comes to one loop. One that waits to be accepted
+//!   is not reset when the loop of its listener leaves: another takes the listener over. Connections that a loop has are
+//!   tasks: [`drain_loop`](RuntimePool::drain_loop) lets them end before [`stop_loop`](RuntimePool::stop_loop) drops them.
 //!
 //! # Drop, cancellation, stop
 //!
@@ -44,9 +47,11 @@
 mod door;
 mod event_loop;
 mod pool;
+mod serve;
 mod task;
 
 pub use self::pool::{
     BuildError, Builder, DrainReport, LoopHandle, OnOwnLoop, Pinning, RuntimePool, StopReport, Stopped,
 };
+pub use self::serve::{Deal, Serving};
 pub use self::task::{JoinHandle, Panic, TaskError};

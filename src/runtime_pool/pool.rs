@@ -8,15 +8,16 @@ use std::time::{Duration, Instant};
 
 use super::door::{Counts, Door, Job, Outcome, Stage, Ticket};
 use super::event_loop::{Hooks, Loop, current};
+use super::serve::Service;
 use super::task::{JoinHandle, pair};
 use crate::primitive::atomic::{AtomicU64, AtomicUsize, Ordering};
-use crate::primitive::{Arc, JoinHandle as Thread, Mutex, OnceLock, affinity, spawn_thread_with_stack};
+use crate::primitive::{Arc, JoinHandle as Thread, Mutex, OnceLock, Weak, affinity, spawn_thread_with_stack};
 
 /// Event loops, one a thread. See the [module](super).
 #[derive(Clone)]
 pub struct RuntimePool(Arc<Inner>);
 
-struct Inner {
+pub(super) struct Inner {
     id: u64,
     loops: Box<[Arc<Door>]>,
     /// Of the next loop, in turn.
@@ -24,6 +25,8 @@ struct Inner {
     /// Held by the one who stops loops: a second one waits for it.
     threads: Mutex<Box<[Option<Thread<()>>]>>,
     processors: Box<[Option<usize>]>,
+    /// What accepts connections on the loops.
+    services: Mutex<Vec<Weak<dyn Service>>>,
     patience: Duration,
 }
 
@@ -264,6 +267,7 @@ impl Builder {
             turn: AtomicUsize::new(0),
             threads: Mutex::new(threads),
             processors: pinned.into(),
+            services: Mutex::new(Vec::new()),
             patience,
         };
         let pool = RuntimePool(Arc::new(inner));
@@ -384,15 +388,30 @@ impl RuntimePool {
     /// [`OnOwnLoop`], and the loops go on as before.
     pub fn drain(&self, deadline: Duration) -> Result<DrainReport, OnOwnLoop> {
         self.0.is_elsewhere()?;
-        let end = Instant::now().checked_add(deadline);
-        self.0.loops.iter().for_each(|door| door.advance(Stage::Draining));
-        let mut left = Vec::new();
-        for (index, door) in self.0.loops.iter().enumerate() {
-            if !door.wait_for_jobs(end) {
-                left.push((index, door.counts().active()));
-            }
-        }
-        Ok(DrainReport { left })
+        Ok(self.0.drain(0..self.len(), deadline))
+    }
+
+    /// [`drain`](Self::drain) for one loop; the others go on, and accept the connections in its place. An index that does
+    /// not exist is an empty report.
+    ///
+    /// # Errors
+    ///
+    /// [`OnOwnLoop`], and the loop goes on as before.
+    pub fn drain_loop(&self, index: usize, deadline: Duration) -> Result<DrainReport, OnOwnLoop> {
+        self.0.is_elsewhere()?;
+        Ok(if index < self.len() { self.0.drain(index..index + 1, deadline) } else { DrainReport::default() })
+    }
+
+    pub(super) fn downgrade(&self) -> Weak<Inner> {
+        Arc::downgrade(&self.0)
+    }
+
+    pub(super) fn from_inner(inner: Arc<Inner>) -> Self {
+        RuntimePool(inner)
+    }
+
+    pub(super) fn remember(&self, service: &Arc<dyn Service>) {
+        self.0.services.lock().push(Arc::downgrade(service));
     }
 
     /// Stops all loops: each drops its tasks on its own thread, and the thread ends. Waits for them, until the deadline; so does a
@@ -425,6 +444,17 @@ impl fmt::Debug for RuntimePool {
 }
 
 impl Inner {
+    pub(super) fn forget(&self, service: &Arc<dyn Service>) {
+        let gone = Arc::downgrade(service);
+        self.services.lock().retain(|service| service.strong_count() > 0 && !service.ptr_eq(&gone));
+    }
+
+    /// The loop takes no more connections: others accept in its place.
+    fn leave(&self, index: usize) {
+        let services: Vec<_> = self.services.lock().iter().filter_map(Weak::upgrade).collect();
+        services.into_iter().for_each(|service| service.leave(index));
+    }
+
     fn is_elsewhere(&self) -> Result<(), OnOwnLoop> {
         match current() {
             Some((pool, _)) if pool == self.id => Err(OnOwnLoop),
@@ -432,8 +462,25 @@ impl Inner {
         }
     }
 
+    fn drain(&self, which: std::ops::Range<usize>, deadline: Duration) -> DrainReport {
+        let end = Instant::now().checked_add(deadline);
+        self.loops[which.clone()].iter().for_each(|door| door.advance(Stage::Draining));
+        // After that, so that none of them takes over what another has left.
+        which.clone().for_each(|index| self.leave(index));
+        let mut left = Vec::new();
+        for index in which {
+            if !self.loops[index].wait_for_jobs(end) {
+                left.push((index, self.loops[index].counts().active()));
+            }
+        }
+        DrainReport { left }
+    }
+
     fn stop(&self, which: std::ops::Range<usize>, deadline: Duration) -> StopReport {
         let end = Instant::now().checked_add(deadline);
+        // First: what is accepted from now on goes to the others.
+        self.loops[which.clone()].iter().for_each(|door| door.advance(Stage::Draining));
+        which.clone().for_each(|index| self.leave(index));
         self.loops[which.clone()].iter().for_each(|door| door.advance(Stage::Stopping));
         let mut threads = self.threads.lock();
         let mut report = StopReport::default();
@@ -502,13 +549,7 @@ impl LoopHandle<'_> {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        let (reporter, handle) = pair();
-        let job = |future: F| -> Job {
-            Box::new(move |ticket: Ticket| {
-                drop(tokio::task::spawn_local(reporter.run(move || future, ticket)));
-            })
-        };
-        self.door.accept(future, job).map(|()| handle).map_err(Stopped)
+        self.spawn_with(future, |future| future)
     }
 
     /// Makes a future on this loop, which needs not be `Send`, and runs it there.
@@ -522,10 +563,26 @@ impl LoopHandle<'_> {
         F: Future + 'static,
         F::Output: Send + 'static,
     {
+        self.spawn_with(make, |make| make())
+    }
+
+    /// Makes a future of an input on this loop, or gives the input back.
+    pub(super) fn spawn_with<I, F>(
+        &self,
+        input: I,
+        make: impl FnOnce(I) -> F + Send + 'static,
+    ) -> Result<JoinHandle<F::Output>, Stopped<I>>
+    where
+        I: Send + 'static,
+        F: Future + 'static,
+        F::Output: Send + 'static,
+    {
         let (reporter, handle) = pair();
-        let job = |make: M| -> Job {
-            Box::new(move |ticket: Ticket| drop(tokio::task::spawn_local(reporter.run(make, ticket))))
+        let job = |input: I| -> Job {
+            Box::new(move |ticket: Ticket| {
+                drop(tokio::task::spawn_local(reporter.run(move || make(input), ticket)));
+            })
         };
-        self.door.accept(make, job).map(|()| handle).map_err(Stopped)
+        self.door.accept(input, job).map(|()| handle).map_err(Stopped)
     }
 }
