@@ -41,8 +41,10 @@
 //!
 //! # When not to use it
 //!
-//! A multi-threaded runtime balances its load by itself, and most servers are best served by one. Loops are for state that is
-//! not `Send`, for data that stays on its core, and for stopping one part of a program in order while the rest goes on.
+//! A multi-threaded runtime balances its load by itself, and most servers are best served by one: measured with an echo server
+//! (`cargo run --release -p cenote-benches --bin loops`), loops do as many requests a second, give or take 5 %, and with few
+//! connections their p99 is longer (1.2 ms beside 0.2 with ten), since no other thread helps a loop out. Loops are for state
+//! that is not `Send`, for data that stays on its core, and for stopping one part of a program in order while the rest goes on.
 
 mod door;
 mod event_loop;
