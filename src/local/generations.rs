@@ -35,7 +35,7 @@ const PASSES: usize = if cfg!(cenote_loom) { 1 } else { 2 };
 
 /// Whether to wait for a thread that is at work in a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum WaitForOwner {
+pub(super) enum WaitForOwner {
     /// Aging by hand: the caller wants to see it done.
     Briefly,
     /// Aging by use: the caller has come for an object.
@@ -43,10 +43,10 @@ enum WaitForOwner {
 }
 
 /// Turns of waiting.
-struct Patience(u32);
+pub(super) struct Patience(u32);
 
 impl Patience {
-    fn new(wait: WaitForOwner) -> Self {
+    pub(super) fn new(wait: WaitForOwner) -> Self {
         Patience(match wait {
             WaitForOwner::Briefly => 0,
             WaitForOwner::No => SPINS + YIELDS + NAPS,
@@ -54,7 +54,7 @@ impl Patience {
     }
 
     /// Waits one turn. False if there are none left.
-    fn wait(&mut self) -> bool {
+    pub(super) fn wait(&mut self) -> bool {
         match self.0 {
             turn if turn < SPINS => spin_loop(),
             turn if turn < SPINS + YIELDS => yield_now(),

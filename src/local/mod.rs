@@ -24,6 +24,7 @@
 //! * No object is made, reset or dropped inside a shard, under a claim, or while pinned: a factory, a hook or a `Drop` may use
 //!   the pool, take long or panic. An operation drops at most [`DROPS`] objects besides its own, and none if it is called
 //!   by such a drop, so drops do not nest.
+//! * A pool that must account for each node works by [trades](trade) where `take_own` and `put_own` do not serve it.
 
 mod budget;
 #[cfg(all(test, cenote_loom))]
@@ -40,6 +41,7 @@ mod schedules;
 mod search;
 mod shard;
 mod stack;
+mod trade;
 
 use std::ptr::{self, NonNull};
 use std::time::Duration;
@@ -48,12 +50,13 @@ use crossbeam_utils::CachePadded;
 
 pub(crate) use self::dispose::{Drain, Objects};
 pub(crate) use self::rack::Node;
+pub(crate) use self::trade::{Batch, Trade};
 
 use self::depot::{Depot, Role, Turn};
 use self::magazine::{Generation, Magazine};
-use self::shard::{NeedsEmpty, Shard};
+use self::shard::{Inside, NeedsEmpty, Shard};
 use crate::aging::AgingClock;
-use crate::primitive::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use crate::primitive::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use crate::primitive::thread::{self, Dropping, Id};
 use crate::stats::Stats;
 
@@ -100,6 +103,10 @@ struct Cold {
     depot: AtomicPtr<Depot>,
     turn: Turn,
     clock: AgingClock,
+    /// [Trades](trade) of threads without a shard: those under way, and how many have begun.
+    strangers: AtomicU32,
+    /// Whether the store is [closed](Store::close).
+    is_closed: AtomicBool,
     counters: Counters,
 }
 
@@ -155,6 +162,8 @@ macro_rules! new_store {
                 depot: AtomicPtr::new(ptr::null_mut()),
                 turn: Turn::new(),
                 clock: AgingClock::new($policy.period),
+                strangers: AtomicU32::new(0),
+                is_closed: AtomicBool::new(false),
                 counters: Counters {
                     made: AtomicU64::new(0),
                     hits: AtomicU64::new(0),
@@ -202,25 +211,30 @@ impl Store {
     /// a thread that is at work on it.
     #[inline(always)]
     pub(crate) fn take(&self) -> Option<NonNull<()>> {
-        if let Some(shard) = self.shard()
-            && let Some(inside) = shard.enter_fast()
-            && let Some(node) = inside.pop()
-        {
-            return Some(node);
-        }
-        self.take_cold()
+        self.take_own().or_else(|| self.take_cold())
     }
 
     /// Keeps a node and its object.
     #[inline(always)]
     pub(crate) fn put(&self, node: Node) {
-        if let Some(shard) = self.shard()
-            && let Some(inside) = shard.enter_fast()
-            && inside.push(node)
-        {
-            return;
+        if !self.put_own(node) {
+            self.put_cold(node);
         }
-        self.put_cold(node);
+    }
+
+    /// As `take`, by the one path that is fast.
+    #[inline(always)]
+    pub(crate) fn take_own(&self) -> Option<NonNull<()>> {
+        self.shard()?.enter_fast()?.pop()
+    }
+
+    /// As `put`, by the one path that is fast. Returns whether the node was kept.
+    #[inline(always)]
+    pub(crate) fn put_own(&self, node: Node) -> bool {
+        match self.shard().and_then(Shard::enter_fast) {
+            Some(inside) => inside.push(node),
+            None => false,
+        }
     }
 
     /// As `take`, but the object is moved out by `read`, and the pool keeps the node. Returns false, without a call, if there
@@ -368,16 +382,18 @@ impl Store {
 
     /// The calling thread's shard. `None` in a late thread-local destructor.
     fn own(&self) -> Option<&Shard> {
-        let shard = match self.shard() {
-            Some(shard) => shard,
-            None => self.adopt()?,
-        };
-        if shard.is_asked_to_retire()
-            && let Some(contents) = shard.retire_own()
-        {
-            self.retire(contents, shard.preferred_line());
-        }
+        let shard = self.shard().or_else(|| self.adopt())?;
+        self.serve_request(shard);
         Some(shard)
+    }
+
+    /// The calling thread sends away what its shard holds, if another thread has asked it to.
+    fn serve_request(&self, own: &Shard) {
+        if own.is_asked_to_retire()
+            && let Some(contents) = own.retire_own()
+        {
+            self.retire(contents, own.preferred_line());
+        }
     }
 
     /// The shard of the calling thread's number, or a new one.
@@ -444,35 +460,29 @@ impl Store {
         if let Some(shard) = own.filter(|shard| shard.hint() > 0 || shard.is_claimed()) {
             match shard.enter() {
                 None => met_claim = true,
-                Some(inside) => {
-                    if inside.fill() {
-                        return (Found::InShard, false);
-                    }
-                    if let Some(node) = inside.pop_victim().and_then(NonNull::new) {
-                        return (Found::Node(node), false);
-                    }
-                }
+                Some(inside) => match find_inside(&inside) {
+                    Found::Nothing => {}
+                    found => return (found, false),
+                },
             }
         }
-        (self.find_elsewhere(own), met_claim)
+        let elsewhere = self.pop_depot(own).or_else(|| self.search(own));
+        (elsewhere.map_or(Found::Nothing, |magazine| self.stock(magazine, own)), met_claim)
     }
 
-    fn find_elsewhere(&self, own: Option<&Shard>) -> Found {
-        let preferred = preferred_line(own);
-        let waiting = self.depot().filter(|depot| !depot.seems_empty()).and_then(|depot| {
-            let turn = self.cold.turn.get();
-            depot.pop(turn, Role::Fresh, preferred).or_else(|| depot.pop(turn, Role::Victim, preferred))
-        });
-        let Some(mut magazine) = waiting.or_else(|| self.search(own)) else { return Found::Nothing };
+    /// A magazine with objects that waits in the depot.
+    fn pop_depot(&self, own: Option<&Shard>) -> Option<Magazine> {
+        let depot = self.depot().filter(|depot| !depot.seems_empty())?;
+        let (turn, preferred) = (self.cold.turn.get(), preferred_line(own));
+        depot.pop(turn, Role::Fresh, preferred).or_else(|| depot.pop(turn, Role::Victim, preferred))
+    }
+
+    /// Finds an object for a take in a magazine that has some, and stocks the calling thread's shard with the others.
+    fn stock(&self, mut magazine: Magazine, own: Option<&Shard>) -> Found {
         let (found, left) = match own.and_then(Shard::enter) {
             Some(inside) => {
                 let left = inside.stock(magazine);
-                let found = if inside.fill() {
-                    Found::InShard
-                } else {
-                    inside.pop_victim().and_then(NonNull::new).map_or(Found::Nothing, Found::Node)
-                };
-                (found, left)
+                (find_inside(&inside), left)
             }
             None => {
                 add(&self.cold.counters.hits, 1);
@@ -480,7 +490,7 @@ impl Store {
             }
         };
         if let Some(left) = left {
-            self.keep(left.generation().into(), left, preferred);
+            self.keep(left.generation().into(), left, preferred_line(own));
         }
         found
     }
@@ -667,6 +677,15 @@ impl Store {
         // What a thread that is inside a shard has not counted yet was counted by an earlier snapshot, perhaps.
         stats.kept = stats.kept.max(kept.fetch_max(stats.kept, Ordering::Relaxed));
         stats
+    }
+}
+
+/// Finds an object in the magazines of the calling thread's shard, which has none at hand.
+fn find_inside(inside: &Inside<'_>) -> Found {
+    if inside.fill() {
+        Found::InShard
+    } else {
+        inside.pop_victim().and_then(NonNull::new).map_or(Found::Nothing, Found::Node)
     }
 }
 

@@ -124,6 +124,8 @@ struct Private {
     refused: AtomicU64,
     /// Cold operations.
     visits: AtomicU64,
+    /// Odd while the owner is in a [trade](super::trade).
+    trades: AtomicU32,
     /// How often the owner has found the shard by a walk.
     adoptions: AtomicU32,
     /// How the owner searches.
@@ -196,6 +198,7 @@ impl Shard {
                 made: AtomicU64::new(0),
                 refused: AtomicU64::new(0),
                 visits: AtomicU64::new(0),
+                trades: AtomicU32::new(0),
                 adoptions: AtomicU32::new(0),
                 looks: Looks::new(),
                 cursor: AtomicPtr::new(ptr::null_mut()),
@@ -371,6 +374,29 @@ impl Shard {
         let adoptions = self.private.adoptions.load(Ordering::Relaxed).saturating_add(1);
         self.private.adoptions.store(adoptions, Ordering::Relaxed);
         adoptions
+    }
+
+    /// The owner begins a trade. False if it is in one, which this one is a part of then.
+    pub(super) fn begin_trade(&self) -> bool {
+        let trades = self.trades();
+        let is_outermost = trades.is_multiple_of(2);
+        if is_outermost {
+            self.private.trades.store(trades.wrapping_add(1), Ordering::Relaxed);
+        }
+        is_outermost
+    }
+
+    /// The owner ends its trade.
+    pub(super) fn end_trade(&self) {
+        // Release: a thread that finds it ended finds all that was done in it.
+        self.private
+            .trades
+            .store(self.private.trades.load(Ordering::Relaxed).wrapping_add(1), Ordering::Release);
+    }
+
+    /// How often the owner has begun or ended a trade; odd: it is in one.
+    pub(super) fn trades(&self) -> u32 {
+        self.private.trades.load(Ordering::Acquire)
     }
 
     pub(super) fn looks(&self) -> &Looks {
@@ -576,7 +602,7 @@ impl Claimed<'_> {
 
     /// Takes half of the objects, those that have been here for the longest time, as far as there is room for them among
     /// others of their generation. An owner that comes back finds the other half.
-    pub(super) fn take_half(self, into: &mut Magazine) {
+    pub(super) fn take_half(&self, into: &mut Magazine) {
         let shard = self.0.shard;
         shard.stock_mut(|stock| {
             let (spare, places) = (stock.spare.as_ref().map_or(0, Magazine::objects), shard.objects());

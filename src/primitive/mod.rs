@@ -29,7 +29,7 @@ mod imp {
         #[cfg(feature = "grpc")]
         pub(crate) use std::sync::atomic::AtomicU8;
         pub(crate) use std::sync::atomic::{
-            AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
+            AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, compiler_fence, fence,
         };
     }
 
@@ -94,6 +94,7 @@ mod imp {
         pub(crate) use super::checker::sync::atomic::{
             AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
         };
+        pub(crate) use std::sync::atomic::compiler_fence;
     }
 
     pub(crate) fn spin_loop() {
@@ -130,7 +131,7 @@ pub(crate) use self::blocking::*;
 #[cfg(not(cenote_loom))]
 mod blocking {
     pub(crate) use std::sync::{MutexGuard, PoisonError};
-    use std::thread::{self, ThreadId};
+    use std::thread;
     use std::time::Duration;
 
     pub(crate) use std::thread::JoinHandle;
@@ -208,7 +209,7 @@ mod blocking {
         thread::available_parallelism().map_or(1, usize::from)
     }
 
-    pub(crate) use std::thread::{Thread, park};
+    pub(crate) use std::thread::{Thread, ThreadId, park};
     pub(crate) use std::thread_local;
 
     /// What wakes the current thread from [`park`].
