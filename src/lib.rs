@@ -26,6 +26,7 @@
 //! | at most N of an expensive object (database connections, stubs), waiting for one | [`bounded::BoundedPool`] |
 //! | event loops, one a thread, that stop in order | `runtime_pool::RuntimePool`, with the feature `runtime` |
 //! | objects that others name by a number, and that a late worker must not confuse | [`quarantine::QuarantinePool`] |
+//! | memory blocks of one size: bounded, aligned, wiped, checked, or out of a region of your own | [`block_pool::BlockPool`] |
 //!
 //! A [`SyncPool`] is for things that can be made again: any object in it may be dropped at any time. What must be
 //! limited and closed in an orderly way, such as database connections, belongs in a [`bounded::BoundedPool`].
@@ -47,6 +48,8 @@
 //!
 //! | feature | what it adds | dependencies it brings |
 //! |---|---|---|
+//! | `allocator-api2` | a [`BlockPool`] is an allocator for hashbrown, and for collections of `allocator-api2` 0.2 | allocator-api2 0.2 |
+//! | `allocator-api2-04` | the same for collections of `allocator-api2` 0.4 | allocator-api2 0.4 |
 //! | `grpc` | the module `grpc` | tokio, tonic (no default features), hyper, h2, rustls with ring, webpki-roots |
 //! | `channel` | `grpc::observe`, and `grpc` | tower, hyper-timeout, httparse; tonic's `channel`, hyper's HTTP/1 |
 //! | `native-roots` | `TlsConfig::native_roots` | rustls-native-certs |
@@ -66,6 +69,7 @@
 #![cfg_attr(doctest, doc = include_str!("../README.md"))]
 
 mod aging;
+pub mod block_pool;
 pub mod bounded;
 pub mod docs;
 mod local;
@@ -77,6 +81,9 @@ mod sync_pool;
 
 #[cfg(not(cenote_loom))]
 pub use self::aging::{Ageable, Ager, AgerConfig};
+pub use self::block_pool::{BlockPool, PoolBox};
+#[cfg(not(cenote_loom))]
+pub use self::quarantine::QuarantinePool;
 pub use self::stats::Stats;
 #[cfg(not(cenote_loom))]
 pub use self::sync_pool::{Drain, OwnedPooled, PoolConfig, Pooled, SyncPool};
@@ -84,6 +91,9 @@ pub use self::sync_pool::{Drain, OwnedPooled, PoolConfig, Pooled, SyncPool};
 #[cfg(all(feature = "runtime", not(cenote_loom)))]
 #[cfg_attr(docsrs, doc(cfg(feature = "runtime")))]
 pub mod runtime_pool;
+#[cfg(all(feature = "runtime", not(cenote_loom)))]
+#[cfg_attr(docsrs, doc(cfg(feature = "runtime")))]
+pub use self::runtime_pool::RuntimePool;
 
 #[cfg(all(feature = "grpc", not(cenote_loom)))]
 #[cfg_attr(docsrs, doc(cfg(feature = "grpc")))]

@@ -16,6 +16,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("local", &["primitive", "stats", "aging"]),
     // second floor: the pools
     ("sync_pool", &["primitive", "local", "stats", "aging"]),
+    ("block_pool", &["primitive", "local"]),
     ("bounded", &["primitive"]),
     ("quarantine", &["primitive"]),
     ("runtime_pool", &["primitive"]),

@@ -74,6 +74,19 @@ assert_not_impl_any!(OwnedPooled<u8>: Clone, Copy);
 
 assert_impl_all!(Stats: Send, Sync, Unpin, UnwindSafe, RefUnwindSafe, Copy);
 
+// Blocks: memory with an owner, and boxes that are what their values are.
+assert_impl_all!(cenote::BlockPool: Send, Sync, Clone, Unpin, UnwindSafe, RefUnwindSafe);
+assert_impl_all!(cenote::block_pool::Block: Send, Sync, Unpin, UnwindSafe, RefUnwindSafe);
+assert_not_impl_any!(cenote::block_pool::Block: Clone, Copy);
+assert_impl_all!(cenote::PoolBox<Plain>: Send, Sync, Unpin, UnwindSafe, RefUnwindSafe);
+assert_impl_all!(cenote::PoolBox<[u8]>: Send, Sync, AsRef<[u8]>);
+assert_impl_all!(cenote::PoolBox<std::marker::PhantomPinned>: Unpin);
+assert_impl_all!(cenote::PoolBox<Unsync>: Send);
+assert_not_impl_any!(cenote::PoolBox<Unsync>: Sync);
+assert_not_impl_any!(cenote::PoolBox<Rc<u8>>: Send, Sync);
+assert_not_impl_any!(cenote::PoolBox<Plain>: Clone, Copy);
+assert_impl_all!(cenote::block_pool::Exhausted: std::error::Error, Send, Sync, Unpin);
+
 fn everywhere<T: Send + Sync + 'static>(_: &T) {}
 
 #[test]
