@@ -1,5 +1,5 @@
 #!/bin/sh
-# The tests of `SyncPool` under AddressSanitizer, ThreadSanitizer and valgrind.
+# The tests of `SyncPool` and `BlockPool` under AddressSanitizer, ThreadSanitizer and valgrind.
 #
 #   benches/sanitizers.sh [address|thread|valgrind]...     all three, if none is named
 #
@@ -60,7 +60,8 @@ for run in $runs; do
     address)
         only=""
         LSAN_OPTIONS="suppressions=$suppressions/leak print_suppressions=0 ${LSAN_OPTIONS:-}" \
-            sanitized address "" sync_pool_conservation sync_pool_no_membarrier sync_pool_fork sync_pool_promises sync_pool_go
+            sanitized address "" sync_pool_conservation sync_pool_no_membarrier sync_pool_fork sync_pool_promises sync_pool_go \
+            block_pool block_pool_stress
         ;;
     thread)
         only="each_in_one_place one_visitor"
@@ -70,10 +71,10 @@ for run in $runs; do
         ;;
     valgrind)
         command -v valgrind > /dev/null || { echo "sanitizers: valgrind is missing" >&2; exit 2; }
-        echo "== valgrind: sync_pool_conservation"
+        echo "== valgrind: sync_pool_conservation, block_pool_stress"
         CARGO_PROFILE_RELEASE_DEBUG=line-tables-only CARGO_TARGET_DIR="$base/valgrind" \
             CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="valgrind --quiet --leak-check=full --show-leak-kinds=definite,indirect --errors-for-leak-kinds=definite,indirect --error-exitcode=9 --fair-sched=yes" \
-            cargo test --quiet --release --target "$target" --test sync_pool_conservation -- --test-threads=1
+            cargo test --quiet --release --target "$target" --test sync_pool_conservation --test block_pool_stress -- --test-threads=1
         ;;
     *)
         echo "sanitizers: no such run: $run" >&2

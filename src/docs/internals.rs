@@ -106,6 +106,14 @@
 //! nanoseconds is off the hit path: a trade with the depot is a few exchanges for up to 30 objects, and a look at the clock
 //! comes with every eighth of the cold operations.
 //!
+//! # Blocks
+//!
+//! A [`BlockPool`](crate::BlockPool) keeps its free blocks in the same shards and depot, and accounts for each of them: no
+//! block is dropped, one that is free is found before an allocation fails, and the pool knows when the last one is back. So
+//! where a thread's own shard does not serve it, it says in its shard that it has blocks in hand (a *trade*), and a thread that must see all
+//! of them *freezes* the store: it claims every shard, looks everywhere, and believes what it saw if no trade was under way
+//! meanwhile. The head of `src/local/trade.rs` has the argument, that of `src/block_pool/inner.rs` the order in which a pool ends.
+//!
 //! # Forks
 //!
 //! Nothing that a get or put needs is behind a lock that a forked child could find taken: numbers of threads come from a
@@ -121,7 +129,7 @@
 //! # What was checked, and how
 //!
 //! * **loom** runs all interleavings, within a bound on preemptions, of the shards' lock in both modes and while it switches, the
-//!   depot, exit and adoption, limits, and aging against get and put. Modeled otherwise than it is: the asymmetric fence is two
+//!   depot, exit and adoption, limits, aging against get and put, and a block pool's last block and its end. Modeled otherwise than it is: the asymmetric fence is two
 //!   full fences, since loom has no `membarrier`; epochs free at the end of the model; the table from threads to shards is
 //!   rebuilt, since loom's threads share one of the system's. loom also takes sequentially consistent accesses for acquire and
 //!   release: the depot passes full fences there.
