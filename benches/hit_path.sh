@@ -24,7 +24,7 @@ else
 fi
 
 failed=0
-for function in hit_path_get_and_drop hit_path_take_and_put hit_path_try_take_and_put; do
+for function in hit_path_get_and_drop hit_path_take_and_put hit_path_try_take_and_put hit_path_alloc_and_free; do
     objdump -d --no-show-raw-insn --disassemble="$function" "$binary" | awk -v function_name="$function" '
         /^ *[0-9a-f]+:\t/ {
             address = $1; sub(/:$/, "", address)

@@ -224,7 +224,7 @@ impl<E> Future for Unimplemented<E> {
     }
 }
 
-/// Whether a method of a manager is not the default one, told by the type of the future that it returns. `type_name`
+/// Whether a method of a manager is not the default one, decided by the type of the future that it returns. `type_name`
 /// promises little, but only this crate can name `Unimplemented`: at worst a default method runs without need.
 fn is_implemented<'a, M: Manager, R>(_: impl FnOnce(&'a M, &'a mut M::Object) -> R) -> bool {
     !type_name::<R>()

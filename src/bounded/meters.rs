@@ -1,4 +1,4 @@
-//! What a named pool tells the `metrics` facade, by the names of OpenTelemetry's semantic conventions for database clients.
+//! What a named pool reports to the `metrics` facade, by the names of OpenTelemetry's semantic conventions for database clients.
 //!
 //! <https://opentelemetry.io/docs/specs/semconv/database/database-metrics/#connection-pools>
 
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::stats::BoundedStats;
 
-/// The counts that are told, as they are at one moment.
+/// The counts that are reported, as they are at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Levels {
     idle: usize,
@@ -30,12 +30,12 @@ impl Levels {
 }
 
 #[cfg(feature = "metrics")]
-pub(super) use self::told::Meters;
+pub(super) use self::reported::Meters;
 #[cfg(not(feature = "metrics"))]
-pub(super) use self::untold::Meters;
+pub(super) use self::unreported::Meters;
 
 #[cfg(feature = "metrics")]
-mod told {
+mod reported {
     use super::*;
 
     use metrics::{Counter, Gauge, Histogram, Unit};
@@ -149,7 +149,7 @@ mod told {
 }
 
 #[cfg(not(feature = "metrics"))]
-mod untold {
+mod unreported {
     use super::*;
 
     #[derive(Default)]

@@ -169,7 +169,7 @@ impl<T: Send + Sync + 'static> Builder<T> {
         self
     }
 
-    /// Is told of each slot that is retired.
+    /// Sets a hook that is called for each slot that is retired.
     pub fn on_retired(mut self, hook: impl Fn(Retired) + Send + Sync + 'static) -> Self {
         self.parts.on_retired = Some(Box::new(hook));
         self

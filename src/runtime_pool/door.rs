@@ -92,7 +92,7 @@ impl Door {
         self.state.lock().counts
     }
 
-    /// Goes on to a stage, if that is a later one. A loop in its last stage is told nothing.
+    /// Goes on to a stage, if that is a later one. A loop in its last stage is not notified.
     pub(super) fn advance(&self, stage: Stage) {
         let mut state = self.state.lock();
         let is_later = match (state.stage, stage) {

@@ -55,7 +55,7 @@ impl Drop for End {
 }
 
 impl Loop {
-    /// The body of the thread. `ready` is told whether the loop runs, and whether it was pinned.
+    /// The body of the thread. `ready` is called with whether the loop runs, and whether it was pinned.
     pub(super) fn run(self, ready: impl FnOnce(io::Result<io::Result<()>>)) {
         let Loop { pool, index, door, hooks, pinning } = self;
         CURRENT.set(Some((pool, index)));

@@ -228,7 +228,7 @@ impl Builder {
         let mut pinned = vec![None; loops];
         for (index, door) in doors.iter().enumerate() {
             let ready = Arc::new(OnceLock::new());
-            let told = Arc::clone(&ready);
+            let outcome = Arc::clone(&ready);
             let pinning_of = processors.get(index).map(|own| (*own, Arc::clone(&processors)));
             let own = Loop {
                 pool: id,
@@ -237,7 +237,7 @@ impl Builder {
                 hooks: Arc::clone(&hooks),
                 pinning: pinning_of,
             };
-            let body = move || own.run(|result| drop(told.set(Mutex::new(Some(result)))));
+            let body = move || own.run(|result| drop(outcome.set(Mutex::new(Some(result)))));
             match spawn_thread_with_stack(&format!("{name}{index}"), stack_size, body) {
                 Ok(thread) => threads[index] = Some(thread),
                 Err(source) => {
@@ -509,7 +509,7 @@ impl Drop for Inner {
     fn drop(&mut self) {
         match self.is_elsewhere() {
             Ok(()) => drop(self.stop(0..self.loops.len(), self.patience)),
-            // In a task of its own: the loops are told, and end by themselves.
+            // In a task of its own: the loops are notified, and end by themselves.
             Err(OnOwnLoop) => self.loops.iter().for_each(|door| door.advance(Stage::Stopping)),
         }
     }
