@@ -108,7 +108,7 @@ mod reported {
             self.0.is_some()
         }
 
-        /// Differences, not values: two threads may tell theirs in the other order.
+        /// Differences, not values: two threads may report theirs in the other order.
         pub(in crate::bounded) fn moved(&self, before: Levels, after: Levels) {
             let Some(own) = &self.0 else { return };
             let levels = [
