@@ -297,7 +297,7 @@ fn a_thread_that_is_new_to_the_pool_may_free_several_while_two_handles_are_dropp
         };
         let freer = {
             let source = source.clone();
-            spawn(move || drop(blocks.map(|block| give(block, &source))))
+            spawn(move || blocks.into_iter().for_each(|block| give(block, &source)))
         };
         join(spawn(move || drop(pool)));
         join(other);
