@@ -70,6 +70,7 @@
 
 mod allocator;
 mod block;
+mod care;
 mod chunk;
 mod chunks;
 mod config;
