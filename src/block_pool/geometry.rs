@@ -63,9 +63,9 @@ impl Geometry {
         (offset % self.stride == 0).then_some((offset / self.stride) as u32)
     }
 
-    /// Which block an address so far from the chunk's beginning belongs to, with what rounds it up; of a chunk of so many blocks.
-    pub(super) fn nearest(&self, offset: usize, blocks: u32) -> u32 {
-        ((offset.saturating_sub(self.first) / self.stride) as u32).min(blocks - 1)
+    /// Whether a byte so far from the chunk's beginning is a block's, and not what rounds the block up or a fence.
+    pub(super) fn is_in_block(&self, offset: usize) -> bool {
+        offset.checked_sub(self.first).is_some_and(|offset| offset % self.stride < self.block.size())
     }
 }
 
@@ -104,7 +104,8 @@ mod tests {
                         assert!(offset.is_multiple_of(align) && offset + size <= chunk.size());
                         assert_eq!(geometry.index(offset), Some(index));
                         assert_eq!(geometry.index(offset + 1), (geometry.stride == 1).then_some(index + 1));
-                        assert_eq!(geometry.nearest(offset + size - 1, 5), index);
+                        assert!(geometry.is_in_block(offset) && geometry.is_in_block(offset + size - 1));
+                        assert_eq!(geometry.is_in_block(offset + size), geometry.stride == size);
                         let next = geometry.offset(index + 1);
                         let fence = if is_checked { FENCE } else { 0 };
                         assert!(

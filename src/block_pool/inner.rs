@@ -342,17 +342,11 @@ impl Inner {
         // SAFETY: as in `free`.
         let inner = unsafe { this.as_ref() };
         let report = inner.setup.on_corruption;
-        if inner.setup.is_checked && inner.check(block.addr().get()).is_err() {
-            // It was freed by its address before.
-            let corruption =
-                Corruption { kind: CorruptionKind::DoubleFree, block: block.addr().get(), offset: 0 };
-            return report(&corruption);
-        }
-        let corruption = inner.clean(block);
         // SAFETY: the caller's promise.
-        unsafe { Self::give_back(this, block) };
-        if let Some(corruption) = corruption {
-            report(&corruption);
+        if unsafe { Self::free_raw(this, block) }.is_err() {
+            // It was freed by its address before.
+            let kind = CorruptionKind::DoubleFree;
+            report(&Corruption { kind, block: block.addr().get(), offset: 0 });
         }
     }
 
@@ -360,18 +354,20 @@ impl Inner {
     ///
     /// # Safety
     ///
-    /// The caller has a handle. Without checked mode: as `free`.
+    /// The caller has a handle, or the block. Without checked mode: as `free`.
     pub(super) unsafe fn free_raw(this: NonNull<Self>, block: NonNull<u8>) -> Result<(), FreeError> {
-        // SAFETY: the handle keeps it.
+        // SAFETY: the handle keeps it, or the block does.
         let inner = unsafe { this.as_ref() };
         if inner.setup.is_checked {
             inner.check(block.addr().get())?;
         }
+        let report = inner.setup.on_corruption;
         let corruption = inner.clean(block);
         // SAFETY: the block was out, by the caller's promise or by `check`.
         unsafe { Self::give_back(this, block) };
+        // The pool may be gone by now.
         if let Some(corruption) = corruption {
-            (inner.setup.on_corruption)(&corruption);
+            report(&corruption);
         }
         Ok(())
     }
@@ -459,12 +455,8 @@ impl Inner {
     }
 
     pub(super) fn owns(&self, address: usize) -> bool {
-        self.directory.with(address, |chunk| {
-            let geometry = self.setup.geometry;
-            let offset = chunk.offset(address);
-            let start = geometry.offset(geometry.nearest(offset, chunk.blocks()));
-            (start..start + geometry.block.size()).contains(&offset)
-        }) == Some(true)
+        let is_inside = |chunk: &Chunk| self.setup.geometry.is_in_block(chunk.offset(address));
+        self.directory.with(address, is_inside).unwrap_or(false)
     }
 
     pub(super) fn stats(&self) -> BlockStats {

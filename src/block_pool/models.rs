@@ -35,7 +35,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use loom::thread::{self, JoinHandle};
 
 use super::{Block, BlockPool, ChunkSource, SourceError};
-use crate::primitive::{Arc, UnsafeCell, clock, fence, reclaim};
+use crate::local::census::end_model;
+use crate::local::models::{self, Fences};
+use crate::primitive::{Arc, UnsafeCell};
 
 const BLOCK: Layout = Layout::new::<[u8; 64]>();
 
@@ -128,28 +130,12 @@ fn give(block: Block, source: &Source) {
     drop(block);
 }
 
+/// Checks a model with a heavy fence and without one.
 fn check(preemptions: usize, model: impl Fn() + Sync + Send + Copy + 'static) {
-    for is_symmetric in [false, true] {
-        let mut builder = loom::model::Builder::new();
-        // Without a heavy fence loads may return older values, so the same bound makes many more executions.
-        builder.preemption_bound = Some(preemptions - usize::from(is_symmetric));
-        builder.max_branches = 100_000;
-        let begun = std::time::Instant::now();
-        let runs = Arc::new(AtomicUsize::new(0));
-        let counted = Arc::clone(&runs);
-        builder.check(move || {
-            counted.fetch_add(1, Relaxed);
-            fence::reset();
-            fence::set_symmetric(is_symmetric);
-            clock::stop_at(1);
-            model();
-            reclaim::free_all();
-            crate::primitive::thread::forget_numbers();
-            fence::reset();
-        });
-        let name = std::thread::current().name().unwrap_or_default().to_owned();
-        eprintln!("{name}, symmetric: {is_symmetric}: {} runs, {:?}", runs.load(Relaxed), begun.elapsed());
-    }
+    models::check(&[Fences::Asymmetric, Fences::Symmetric], preemptions, move || {
+        model();
+        end_model();
+    });
 }
 
 fn spawn<R: 'static>(work: impl FnOnce() -> R + 'static) -> JoinHandle<R> {

@@ -245,9 +245,14 @@ impl Pool {
             (*pool).census.end();
             drop(Box::from_raw(pool));
         }
-        reclaim::free_all();
-        thread::forget_numbers();
-        fence::reset();
-        clock::stop_at(1);
+        end_model();
     }
+}
+
+/// What the next execution of a model must not find.
+pub(crate) fn end_model() {
+    reclaim::free_all();
+    thread::forget_numbers();
+    fence::reset();
+    clock::stop_at(1);
 }

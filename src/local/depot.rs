@@ -285,8 +285,15 @@ impl Depot {
         self.take_age(Self::age(turn, Role::Expired))
     }
 
+    /// Everything, the empty magazines included.
+    pub(super) fn take_everything(&self) -> List {
+        let mut all = self.take_all();
+        all.append(self.take_empty());
+        all
+    }
+
     /// Everything that holds objects.
-    pub(super) fn take_all(&self) -> List {
+    fn take_all(&self) -> List {
         (0..AGES).fold(List::new(), |mut all, age| {
             all.append(self.take_age(age));
             all

@@ -15,56 +15,16 @@
 use super::depot::{Depot, Role};
 use super::dispose::{Disposal, Drain, Objects};
 use super::magazine::{Generation, Magazine};
+use super::patience::{WaitForOwner, retry};
 use super::search::fence_after_claims;
 use super::shard::{Claim, Claimed, Contents, Shard};
 use super::stack::List;
 use super::{Store, add, preferred_line};
 use crate::primitive::atomic::AtomicU64;
 use crate::primitive::thread::Dropping;
-use crate::primitive::{nap, spin_loop, yield_now};
-
-/// How long aging by hand waits for an owner that is at work, or for a remote thread: turns of a spinning wait, of yielding,
-/// and of naps of 50 us. A thread that is running is out within nanoseconds. One that is not may be the caller itself,
-/// in a signal handler, so there is an end to it.
-const SPINS: u32 = if cfg!(cenote_loom) { 1 } else { 64 };
-const YIELDS: u32 = if cfg!(cenote_loom) { 0 } else { 16 };
-const NAPS: u32 = if cfg!(cenote_loom) { 0 } else { 100 };
 
 /// How often `clear` and `drain` go round.
 const PASSES: usize = if cfg!(cenote_loom) { 1 } else { 2 };
-
-/// Whether to wait for a thread that is at work in a shard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum WaitForOwner {
-    /// Aging by hand: the caller wants to see it done.
-    Briefly,
-    /// Aging by use: the caller has come for an object.
-    No,
-}
-
-/// Turns of waiting.
-pub(super) struct Patience(u32);
-
-impl Patience {
-    pub(super) fn new(wait: WaitForOwner) -> Self {
-        Patience(match wait {
-            WaitForOwner::Briefly => 0,
-            WaitForOwner::No => SPINS + YIELDS + NAPS,
-        })
-    }
-
-    /// Waits one turn. False if there are none left.
-    pub(super) fn wait(&mut self) -> bool {
-        match self.0 {
-            turn if turn < SPINS => spin_loop(),
-            turn if turn < SPINS + YIELDS => yield_now(),
-            turn if turn < SPINS + YIELDS + NAPS => nap(),
-            _ => return false,
-        }
-        self.0 += 1;
-        true
-    }
-}
 
 impl Store {
     /// One generation passes. The objects that expire by it are dropped here.
@@ -152,8 +112,7 @@ impl Store {
         for _ in 0..PASSES {
             self.retire_shards(WaitForOwner::Briefly);
             if let Some(depot) = self.depot() {
-                all.append(depot.take_all());
-                all.append(depot.take_empty());
+                all.append(depot.take_everything());
             }
         }
         all
@@ -185,16 +144,9 @@ impl Store {
         for shard in claimed_by_others {
             // A claimer that has not left since the last time sleeps.
             let wait = if shard.is_asked_to_retire() { WaitForOwner::No } else { wait };
-            let mut patience = Patience::new(wait);
-            loop {
-                if let Some(claim) = shard.claim() {
-                    self.retire_claimed(vec![claim], wait);
-                    break;
-                }
-                if !patience.wait() {
-                    shard.ask_to_retire();
-                    break;
-                }
+            match retry(wait, || shard.claim()) {
+                Some(claim) => self.retire_claimed(vec![claim], wait),
+                None => shard.ask_to_retire(),
             }
         }
     }
@@ -215,24 +167,15 @@ impl Store {
                 Err(claim) => busy.push(claim),
             }
         }
-        for mut claim in busy {
+        for claim in busy {
             let shard = claim.shard();
             // An owner that has been asked before, and has not come since, will not be out in a moment: it sleeps, or
             // was lost in a fork.
             let wait = if shard.is_asked_to_retire() { WaitForOwner::No } else { wait };
-            let mut patience = Patience::new(wait);
-            loop {
-                match claim.enter() {
-                    Ok(claimed) => {
-                        self.retire_claimed_shard(&claimed);
-                        break;
-                    }
-                    Err(_) if !patience.wait() => {
-                        shard.ask_to_retire();
-                        break;
-                    }
-                    Err(busy) => claim = busy,
-                }
+            let mut claim = Some(claim);
+            match retry(wait, || Claim::enter_again(&mut claim)) {
+                Some(claimed) => self.retire_claimed_shard(&claimed),
+                None => shard.ask_to_retire(),
             }
         }
     }

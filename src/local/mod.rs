@@ -28,13 +28,14 @@
 
 mod budget;
 #[cfg(all(test, cenote_loom))]
-mod census;
+pub(crate) mod census;
 mod depot;
 mod dispose;
 mod generations;
 mod magazine;
 #[cfg(all(test, cenote_loom, not(cenote_shuttle)))]
-mod models;
+pub(crate) mod models;
+mod patience;
 mod rack;
 #[cfg(all(test, cenote_shuttle))]
 mod schedules;
@@ -724,8 +725,7 @@ impl Drop for Store {
         if !depot.is_null() {
             // SAFETY: `make_depot` made it as a box, and nobody else has the store.
             let depot = unsafe { Box::from_raw(depot) };
-            all.append(depot.take_all());
-            all.append(depot.take_empty());
+            all.append(depot.take_everything());
         }
         let _dropping = Dropping::begin();
         all.dispose();

@@ -59,7 +59,7 @@ use std::time::Duration;
 
 /// How the fences of a model behave.
 #[derive(Clone, Copy, Debug)]
-enum Fences {
+pub(crate) enum Fences {
     /// The light and the heavy fence are full fences.
     Asymmetric,
     /// There is no heavy fence, and the light one does nothing.
@@ -72,7 +72,7 @@ use Fences::{Asymmetric, Paired, Symmetric};
 
 /// Checks a model with each of these fences, within this bound on preemptions. Four models have too many executions with the
 /// fences of `Symmetric`, which order the least, and go without.
-fn check(fences: &[Fences], preemptions: usize, model: impl Fn() + Sync + Send + Copy + 'static) {
+pub(crate) fn check(fences: &[Fences], preemptions: usize, model: impl Fn() + Sync + Send + Copy + 'static) {
     for &fences in fences {
         let mut builder = loom::model::Builder::new();
         // With fewer fences loads may return older values, so the same bound makes many more executions.

@@ -585,6 +585,11 @@ impl<'a> Claim<'a> {
         }
     }
 
+    /// As `enter`, and keeps the claim for another attempt.
+    pub(super) fn enter_again(claim: &mut Option<Self>) -> Option<Claimed<'a>> {
+        claim.take()?.enter().map_err(|busy| *claim = Some(busy)).ok()
+    }
+
     pub(super) fn shard(&self) -> &'a Shard {
         self.shard
     }

@@ -36,8 +36,8 @@ use std::ptr::NonNull;
 
 use super::depot::{Depot, Role};
 use super::dispose::{Disposal, Drain};
-use super::generations::{Patience, WaitForOwner};
 use super::magazine::{CAPACITY, Magazine};
+use super::patience::{WaitForOwner, retry};
 use super::search::fence_after_claims;
 use super::shard::{Claim, Claimed, Shard};
 use super::{For, Found, Node, Store, find_inside, preferred_line, push_any};
@@ -170,8 +170,7 @@ impl Store {
             mem::forget(claimed);
         }
         if let Some(depot) = self.depot() {
-            all.append(depot.take_all());
-            all.append(depot.take_empty());
+            all.append(depot.take_everything());
         }
         Some(Drain(all))
     }
@@ -295,7 +294,7 @@ impl<'a> Freeze<'a> {
         let mut claims = Vec::new();
         for shard in shards {
             // A thread that waits for a claim may hold others here: those that claim several besides do not wait for one.
-            match retry(|| shard.claim()) {
+            match retry(WaitForOwner::Briefly, || shard.claim()) {
                 Some(claim) => claims.push(claim),
                 None => self.missed.push(shard),
             }
@@ -310,7 +309,7 @@ impl<'a> Freeze<'a> {
         for claim in claims {
             let shard = claim.shard();
             let mut claim = Some(claim);
-            match retry(|| enter(&mut claim)) {
+            match retry(WaitForOwner::Briefly, || Claim::enter_again(&mut claim)) {
                 Some(claimed) => self.entered.push(claimed),
                 None => self.missed.push(shard),
             }
@@ -352,23 +351,8 @@ impl<'a> Freeze<'a> {
     }
 }
 
-fn enter<'a>(claim: &mut Option<Claim<'a>>) -> Option<Claimed<'a>> {
-    claim.take()?.enter().map_err(|busy| *claim = Some(busy)).ok()
-}
-
-/// Tries for some ms.
-fn retry<T>(mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
-    let mut patience = Patience::new(WaitForOwner::Briefly);
-    loop {
-        match attempt() {
-            None if patience.wait() => {}
-            result => return result,
-        }
-    }
-}
-
 fn wait_until(is_over: impl Fn() -> bool, may_give_up: bool) -> bool {
-    while retry(|| is_over().then_some(())).is_none() {
+    while retry(WaitForOwner::Briefly, || is_over().then_some(())).is_none() {
         if may_give_up {
             return false;
         }

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use cenote::runtime_pool::{Deal, RuntimePool};
+use cenote_benches::median;
 use clap::Parser;
 use comfy_table::Table;
 use comfy_table::presets::UTF8_BORDERS_ONLY;
@@ -75,11 +76,6 @@ fn runtime(threads: usize) -> Runtime {
 /// The answers for a server that is there while the future is awaited.
 fn ask(load: impl Future<Output = (f64, f64)>) -> (f64, f64) {
     runtime(1).block_on(load)
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 fn local() -> SocketAddr {

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use cenote::quarantine::QuarantinePool;
+use cenote_benches::median;
 use clap::Parser;
 use comfy_table::Table;
 use comfy_table::presets::UTF8_BORDERS_ONLY;
@@ -45,11 +46,6 @@ fn looks<L: FnMut()>(threads: usize, turns: u32, look: impl Fn(usize) -> L + Syn
         let times = all.into_iter().map(|thread| thread.join().expect("no panic"));
         times.max().unwrap_or(Duration::ZERO).as_nanos() as f64 / f64::from(turns)
     })
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 fn main() {

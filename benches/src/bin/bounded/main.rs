@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
+use cenote_benches::median;
 use clap::Parser;
 use comfy_table::Table;
 use comfy_table::presets::UTF8_BORDERS_ONLY;
@@ -136,11 +137,6 @@ async fn handoff<P: Pool>(pool: P, waiters: usize, handoffs: usize) -> f64 {
         task.await.expect("no panic");
     }
     began.elapsed().as_nanos() as f64 / (handoffs / waiters * waiters) as f64
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 fn single() -> Runtime {
