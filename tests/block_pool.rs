@@ -422,6 +422,32 @@ fn at_the_cap_blocks_of_threads_that_sleep_or_have_ended_are_found() {
 }
 
 #[test]
+fn at_the_cap_blocks_of_more_threads_than_a_search_looks_at_are_found() {
+    let pool = BlockPool::builder(layout(64, 64)).blocks_per_chunk(120).max_chunks(1).build().unwrap();
+    let threads = 40;
+    let (all_hold, all_have_freed, end) =
+        (Barrier::new(threads), Barrier::new(threads + 1), Barrier::new(threads + 1));
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                let blocks = [(); 3].map(|()| pool.alloc());
+                all_hold.wait();
+                let all_were_found = blocks.iter().all(Result::is_ok);
+                drop(blocks);
+                all_have_freed.wait();
+                end.wait();
+                assert!(all_were_found);
+            });
+        }
+        all_have_freed.wait();
+        let found = (0..120).map_while(|_| pool.alloc().ok()).collect::<Vec<Block>>().len();
+        // Before a check fails: the threads sleep until then.
+        end.wait();
+        assert_eq!(found, 120);
+    });
+}
+
+#[test]
 fn at_the_cap_no_allocation_fails_while_a_block_is_free() {
     // Four threads that hold 32 each at most, of 128; then of 127 one too many may fail, but only while all are out.
     let pool = BlockPool::builder(layout(64, 64)).blocks_per_chunk(128).max_chunks(1).build().unwrap();
