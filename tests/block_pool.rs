@@ -574,6 +574,15 @@ fn shrink_gives_back_whole_chunks_in_any_order_of_frees_and_with_blocks_in_any_t
 }
 
 #[test]
+fn a_thread_and_the_depot_keep_as_many_free_blocks_as_is_documented_and_no_more() {
+    let pool = BlockPool::new(layout(64, 8), 1000).unwrap();
+    drop((0..5_000).map(|_| pool.alloc().unwrap()).collect::<Vec<Block>>());
+    let stats = pool.stats();
+    assert!(stats.free_in_threads <= 60 && stats.free_in_depot <= 840, "{stats:?}");
+    assert_eq!(stats.in_use, 0);
+}
+
+#[test]
 fn a_purge_does_not_inflate_the_next_chunk() {
     // boost#1060, pool#66, openrave#322: 65,536 to 33,554,432 blocks in ten turns.
     let source = Counted::default();
