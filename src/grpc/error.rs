@@ -106,6 +106,13 @@ pub enum Error {
         /// What the caller had allowed.
         timeout: Duration,
     },
+    /// The last attempt that a [`RetryPolicy`](super::RetryPolicy) allows had no response's head within the policy's
+    /// [`attempt_timeout`](super::RetryPolicy::attempt_timeout). Status code `DeadlineExceeded`.
+    #[non_exhaustive]
+    AttemptTimeout {
+        /// The policy's.
+        timeout: Duration,
+    },
     /// A [`StreamPool`](super::StreamPool) has as many connections to the address as it may have, all their streams are taken, and it is
     /// configured not to [wait](super::Overflow). Status code `ResourceExhausted`.
     #[non_exhaustive]
@@ -202,6 +209,8 @@ pub enum CallPhase {
     Connect,
     /// Sent, or about to be; no response yet.
     Response,
+    /// Waiting to be sent again, by a [`RetryPolicy`](super::RetryPolicy).
+    Backoff,
     /// Reading the response's body.
     Body,
 }
@@ -230,7 +239,7 @@ impl Error {
             Error::Interrupted { source, .. } => interrupted_code(&**source),
             Error::NotGrpc { status, .. } => http_code(*status),
             Error::TruncatedResponse => Code::Internal,
-            Error::DeadlineExceeded { .. } => Code::DeadlineExceeded,
+            Error::DeadlineExceeded { .. } | Error::AttemptTimeout { .. } => Code::DeadlineExceeded,
             Error::Closed => Code::Cancelled,
         }
     }
@@ -337,6 +346,9 @@ impl fmt::Display for Error {
             Error::DeadlineExceeded { phase, timeout } => {
                 write!(f, "the call's deadline of {timeout:?} passed while {phase}")
             }
+            Error::AttemptTimeout { timeout } => {
+                write!(f, "no response to the last attempt within its {timeout:?}")
+            }
             Error::Exhausted { target } => write!(f, "all streams to {target} are taken"),
             Error::NoAddresses => f.write_str("there is no address to choose from"),
             Error::Closed => f.write_str("the connection is closed"),
@@ -363,6 +375,7 @@ impl StdError for Error {
             Error::NotGrpc { .. }
             | Error::TruncatedResponse
             | Error::DeadlineExceeded { .. }
+            | Error::AttemptTimeout { .. }
             | Error::Exhausted { .. }
             | Error::NoAddresses
             | Error::Closed
@@ -444,6 +457,7 @@ impl fmt::Display for CallPhase {
         f.write_str(match self {
             CallPhase::Connect => "waiting for a connection",
             CallPhase::Response => "waiting for the response",
+            CallPhase::Backoff => "waiting to be sent again",
             CallPhase::Body => "reading the response",
         })
     }

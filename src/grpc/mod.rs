@@ -39,6 +39,7 @@ mod metadata;
 #[cfg(feature = "channel")]
 mod observe;
 mod options;
+mod retry;
 mod runtime;
 mod server;
 mod sizing;
@@ -60,6 +61,7 @@ pub use self::link::reading::fuzz_frame_tap;
 #[cfg_attr(docsrs, doc(cfg(feature = "channel")))]
 pub use self::observe::{ChannelObserver, observe};
 pub use self::options::{Backoff, Keepalive};
+pub use self::retry::policy::{CallPolicy, HedgingPolicy, RetryPolicy};
 pub use self::stream_pool::{
     AddressStats, Addresses, BalancedChannel, ConnectionStats, Overflow, StreamChannel, StreamLease,
     StreamPool, StreamPoolBuilder, StreamPoolStats,

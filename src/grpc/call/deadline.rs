@@ -26,6 +26,14 @@ impl Deadline {
         Ok(Instant::now().checked_add(timeout).map(|at| Deadline { at, timeout }))
     }
 
+    /// The one that passes first.
+    pub(super) fn earlier(one: Option<Self>, other: Option<Self>) -> Option<Self> {
+        match (one, other) {
+            (Some(one), Some(other)) => Some(if other.at < one.at { other } else { one }),
+            (one, other) => one.or(other),
+        }
+    }
+
     pub(super) fn has_passed(&self) -> bool {
         self.at <= Instant::now()
     }
@@ -50,6 +58,13 @@ impl Deadline {
 const WORTH_TELLING: Duration = Duration::from_millis(1);
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+
+/// As a header, for a request that has no deadline of its own.
+pub(super) fn set_grpc_timeout(headers: &mut HeaderMap, timeout: Duration) {
+    if let Ok(value) = HeaderValue::try_from(timeout_text(timeout)) {
+        headers.insert(GRPC_TIMEOUT, value);
+    }
+}
 
 /// As a header: at most eight digits. Rounded up, so that the caller's clock is the first to end.
 fn timeout_text(left: Duration) -> String {

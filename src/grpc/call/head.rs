@@ -4,6 +4,7 @@ use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response};
 use http_body::Body;
+use tonic::Code;
 
 use crate::grpc::error::Error;
 use crate::grpc::metadata::{remove_status, sanitize};
@@ -11,6 +12,7 @@ use crate::grpc::metadata::{remove_status, sanitize};
 /// What it takes to send the head of a request again. Most have no more than `te`, `content-type` and a deadline: these are kept
 /// in place, so that a call which is sent once, as nearly all are, allocates nothing for the others. Extensions end here; no
 /// server sees them.
+#[derive(Clone)]
 pub(super) struct KeptHead {
     method: Method,
     few: [Option<(HeaderName, HeaderValue)>; FEW_HEADERS],
@@ -79,6 +81,11 @@ pub(super) fn kind_of<B: Body>(response: &mut Response<B>) -> ResponseKind {
         remove_status(headers);
     }
     ResponseKind::Grpc
+}
+
+/// The status in trailers, or in a head that is all; UNKNOWN if there is none, as tonic has it.
+pub(super) fn status_code(fields: &HeaderMap) -> Code {
+    fields.get(STATUS).map_or(Code::Unknown, |status| Code::from_bytes(status.as_bytes()))
 }
 
 /// `application/grpc`, alone or with a format or parameters behind it; not `application/grpc-web`, which is another protocol.

@@ -1,38 +1,44 @@
 //! A request's way in: from the request that tonic's generated client hands over to the end of the response's body.
 //!
 //! * The loop in this file leases a connection from a [`Source`], sends the request, and asks the [`verdict`] when that fails:
-//!   it is sent again when it is certain that no server has processed it.
+//!   it is sent again when it is certain that no server has processed it. When an attempt has failed otherwise, the call's
+//!   [retry policy](super::retry) decides.
+//! * [`hedging`] runs that loop several times beside itself, for one call.
+//! * [`outgoing`] is what a call has to send, and where it stands with it.
 //! * [`head`] and [`deadline`] are what the loop reads and writes of heads; [`response_body`] is what the caller gets, whose
 //!   messages [`framing`] follows.
 
 mod deadline;
 mod framing;
 mod head;
+mod hedging;
+mod outgoing;
 mod response_body;
+mod score;
 mod verdict;
 
 use std::fmt;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
-use http::header::{HeaderValue, USER_AGENT};
-use http::uri::PathAndQuery;
 use http::{Request, Response};
+use http_body::Body as _;
 use tokio::task::coop::consume_budget;
 use tonic::Status;
 use tonic::body::Body;
 use tower_service::Service;
 
 use self::deadline::{Deadline, within};
-use self::head::{KeptHead, ResponseKind, kind_of};
+use self::head::{ResponseKind, kind_of};
+use self::outgoing::{Outgoing, Plan, Prepared};
 pub use self::response_body::ResponseBody;
-use self::verdict::{Attempts, Reached, Verdict};
-use super::config::{Settings, Tuning};
+use self::verdict::{Reached, Verdict};
+use super::config::{Rules, Settings};
 use super::conn::ClientConn;
 use super::conn::lease::{CallGuard, Lease, RESTS};
 use super::error::{CallPhase, Cause, Error, is_not_processed};
 use super::link::UNDRIVEN;
-use super::link::request_body::{CallBody, RequestBody};
+use super::link::request_body::CallBody;
 use super::runtime;
 use crate::primitive::Arc;
 
@@ -91,7 +97,12 @@ impl Service<Request<Body>> for ClientConn {
 /// Where a call gets its connection from, for each attempt to send it.
 pub(in crate::grpc) trait Source: Send + Sync {
     /// What holds for the calls of this source.
-    fn tuning(&self) -> Result<&Tuning, Error>;
+    fn rules(&self) -> Result<Rules<'_>, Error>;
+
+    /// For an attempt beside those that run. It gets another connection than theirs where there is one.
+    fn fork(&mut self) -> Self
+    where
+        Self: Sized;
 
     /// A connection with room for one more stream, and what the request must be made to fit. Cancel safe.
     fn lease(
@@ -101,8 +112,12 @@ pub(in crate::grpc) trait Source: Send + Sync {
 }
 
 impl Source for ClientConn {
-    fn tuning(&self) -> Result<&Tuning, Error> {
-        self.shared.settings.as_ref().map(|settings| &settings.tuning).map_err(Error::clone)
+    fn rules(&self) -> Result<Rules<'_>, Error> {
+        self.shared.settings.as_ref().map(|settings| settings.rules()).map_err(Error::clone)
+    }
+
+    fn fork(&mut self) -> Self {
+        self.clone()
     }
 
     async fn lease(&mut self, wait_for_ready: bool) -> Result<(Lease, Arc<Settings>), Error> {
@@ -139,101 +154,119 @@ async fn unless_it_rests<T>(
     Some(answer.await)
 }
 
-/// What a call has to send, and where it stands with it.
-struct Outgoing {
-    wait_for_ready: bool,
-    path: Option<PathAndQuery>,
-    own_agent: Option<HeaderValue>,
-    /// For another attempt.
-    kept: Option<KeptHead>,
-    body: Arc<CallBody>,
-    /// For the next attempt; taken by each.
-    request: Option<Request<RequestBody>>,
-    attempts: Attempts,
-}
-
-impl Outgoing {
-    fn new(tuning: &Tuning, mut request: Request<Body>) -> Self {
-        let own = request.extensions_mut().remove::<WaitForReady>();
-        let WaitForReady(wait_for_ready) = own.unwrap_or(WaitForReady(tuning.wait_for_ready));
-        let limit = tuning.resend_buffer;
-        let (mut head, body) = request.into_parts();
-        let path = std::mem::take(&mut head.uri).into_parts().path_and_query;
-        let own_agent = head.headers.get(USER_AGENT).cloned();
-        let kept = (limit > 0).then(|| KeptHead::new(&head));
-        let (body, first) = CallBody::new(body, limit);
-        let request = Some(Request::from_parts(head, first));
-        Outgoing { wait_for_ready, path, own_agent, kept, body, request, attempts: Attempts::default() }
+/// The call: once, or as often as its policy says.
+///
+/// What is sent stays in one place from before the first poll: a future holds its arguments beside what it makes of them, and
+/// this one is moved into its box for each call.
+fn call<S: Source + 'static>(
+    mut source: S,
+    request: Request<Body>,
+) -> impl Future<Output = Result<Response<ResponseBody>, Status>> + Send {
+    // The clock begins with the first poll.
+    let mut prepared = source.rules().and_then(|rules| Prepared::new(&rules, request));
+    async move {
+        let prepared = prepared.as_mut().map_err(|error| error.clone())?;
+        let deadline = Deadline::after(prepared.timeout)?;
+        match &mut prepared.plan {
+            Plan::InTurn(outgoing) => send(&mut source, outgoing, deadline).await,
+            Plan::Hedged(hedging) => Box::pin(hedging::run(&mut source, hedging, deadline)).await,
+        }
     }
 }
 
 /// Sends the request on a connection, and again when it is certain that it was not processed: it came back unsent, the server
-/// refused it, or its GOAWAY did not cover it.
+/// refused it, or its GOAWAY did not cover it; or when the call's policy says so.
 ///
-/// One function, and a deadline for each of its two waits instead of one around all. What is sent stays in one place from
-/// before the first poll: a future holds its arguments beside what it makes of them, and this one is moved into its box
-/// for each call.
-fn call<S: Source>(
-    mut source: S,
-    request: Request<Body>,
-) -> impl Future<Output = Result<Response<ResponseBody>, Status>> + Send {
-    let headers = request.headers();
-    // Read before the head is taken apart; the clock begins with the first poll.
-    let timeout = deadline::grpc_timeout(headers);
-    let mut outgoing = source.tuning().map(|tuning| Outgoing::new(tuning, request));
-    async move {
-        let Outgoing { wait_for_ready, path, own_agent, kept, body, request: next, attempts } =
-            outgoing.as_mut().map_err(|error| error.clone())?;
-        let deadline = Deadline::after(timeout)?;
-        loop {
-            let leased = within(deadline, CallPhase::Connect, pin!(source.lease(*wait_for_ready))).await?;
+/// One function, and a deadline for each of its waits instead of one around all.
+async fn send<S: Source>(
+    source: &mut S,
+    outgoing: &mut Outgoing,
+    deadline: Option<Deadline>,
+) -> Result<Response<ResponseBody>, Status> {
+    let body = Arc::clone(&outgoing.body);
+    'attempts: loop {
+        let mut timed_out = false;
+        // Left with what may be sent again; all else returns.
+        let outcome = 'attempt: {
+            let wait = pin!(source.lease(outgoing.wait_for_ready));
+            let leased = within(deadline, CallPhase::Connect, wait).await?;
             let (Lease { mut send, mut call }, settings) = match leased {
                 Ok(leased) => leased,
                 Err(error) => {
                     // A caller that calls in a loop while calls fail at once lets the dial have its turn, too.
                     consume_budget().await;
-                    return Err(error.into());
+                    let is_of_server = matches!(
+                        error,
+                        Error::Dial { .. }
+                            | Error::NotServing { .. }
+                            | Error::Exhausted { .. }
+                            | Error::NoAddresses
+                    );
+                    match is_of_server {
+                        true => break 'attempt Err(error.into()),
+                        false => return Err(error.into()),
+                    }
                 }
             };
             // Each round that goes on has put one there.
-            let Some(mut request) = next.take() else {
+            let Some(mut request) = outgoing.request.take() else {
                 return Err(Status::internal("there is no request to send"));
             };
-            settings.address(&mut request, path.clone(), own_agent.as_ref());
+            settings.address(&mut request, outgoing.path.clone(), outgoing.own_agent.as_ref());
             if let Some(deadline) = deadline {
                 deadline.tell_what_is_left(request.headers_mut());
             }
+            outgoing.number(request.headers_mut());
             request.body_mut().goes_on(&call.link);
-            call.body = Some(Arc::clone(body));
+            call.body = Some(Arc::clone(&body));
+            let own_limit =
+                outgoing.attempt_timeout().map(|timeout| Deadline::after(Some(timeout))).transpose()?;
+            let limit = Deadline::earlier(deadline, own_limit.flatten());
             let answer = pin!(send.try_send_request(request));
             let answered = match call.is_here() {
-                true => Some(within(deadline, CallPhase::Response, answer).await?),
+                true => within(limit, CallPhase::Response, answer).await.map(Some),
                 false => {
-                    let answer = pin!(Box::pin(unless_it_rests(answer, &call, body)));
-                    within(deadline, CallPhase::Response, answer).await?
+                    let answer = pin!(Box::pin(unless_it_rests(answer, &call, &body)));
+                    within(limit, CallPhase::Response, answer).await
                 }
+            };
+            let answered = match answered {
+                Ok(answered) => answered,
+                Err(Error::DeadlineExceeded { timeout, .. })
+                    if deadline.is_none_or(|deadline| !deadline.has_passed()) =>
+                {
+                    timed_out = true;
+                    break 'attempt Err(Error::AttemptTimeout { timeout }.into());
+                }
+                Err(error) => return Err(error.into()),
             };
             let Some(answered) = answered else {
                 call.rests();
                 drop(call);
                 let error: Cause = Arc::new(std::io::Error::other(RESTS));
-                let again = kept.as_ref().map(KeptHead::again).zip(body.begin_attempt());
-                *next = match (attempts.failed(Reached::Nothing, again.is_some(), false), again) {
-                    (Verdict::Again, Some((head, body))) => Some(Request::from_parts(head, body)),
-                    _ => return Err(Error::NotProcessed { source: error }.into()),
-                };
-                continue;
+                let again = outgoing.again();
+                outgoing.request =
+                    match (outgoing.attempts.failed(Reached::Nothing, again.is_some(), false), again) {
+                        (Verdict::Again, again) => again,
+                        _ => break 'attempt Err(Error::NotProcessed { source: error }.into()),
+                    };
+                continue 'attempts;
             };
             let mut error = match answered {
-                Ok(mut response) => {
-                    body.settle();
-                    return match kind_of(&mut response) {
-                        ResponseKind::Grpc => {
-                            Ok(response.map(|body| ResponseBody::new(body, call, deadline)))
+                Ok(mut response) => match kind_of(&mut response) {
+                    ResponseKind::Grpc => {
+                        if !response.body().is_end_stream() {
+                            // The call is committed to this attempt.
+                            body.settle();
+                            outgoing.number(response.headers_mut());
+                            let score = outgoing.score.clone();
+                            return Ok(response.map(|body| ResponseBody::new(body, call, score, deadline)));
                         }
-                        ResponseKind::Other(error) => Err(error.into()),
-                    };
-                }
+                        drop(call);
+                        break 'attempt Ok(response.map(|_| ResponseBody::default()));
+                    }
+                    ResponseKind::Other(error) => break 'attempt Err(error.into()),
+                },
                 Err(error) => error,
             };
             let unsent = error.take_message();
@@ -252,27 +285,43 @@ fn call<S: Source>(
             if is_unsent {
                 call.gave_back();
             }
-            let head = unsent
-                .map_or_else(|| kept.as_ref().map(KeptHead::again), |unsent| Some(unsent.into_parts().0));
             let error = call.cause_of(Arc::new(error));
             if reached == Reached::Application {
                 call.tell_failure();
             }
             // Ends the attempt: from here on it takes nothing from the body any more.
             drop(call);
-            let again = head.zip(body.begin_attempt());
+            let again = match unsent {
+                None => outgoing.again(),
+                Some(unsent) => {
+                    body.begin_attempt().map(|body| Request::from_parts(unsent.into_parts().0, body))
+                }
+            };
             let passed = deadline.filter(Deadline::has_passed);
-            let verdict = attempts.failed(reached, again.is_some(), passed.is_some());
-            *next = match (verdict, again, passed) {
-                (Verdict::Again, Some((head, body)), _) => Some(Request::from_parts(head, body)),
-                (Verdict::DeadlineExceeded, _, Some(deadline)) => {
+            let verdict = outgoing.attempts.failed(reached, again.is_some(), passed.is_some());
+            match (verdict, passed) {
+                (Verdict::Again, _) => {
+                    outgoing.request = again;
+                    continue 'attempts;
+                }
+                (Verdict::DeadlineExceeded, Some(deadline)) => {
                     return Err(deadline.passed(CallPhase::Response).into());
                 }
-                (Verdict::Interrupted, ..) => {
-                    return Err(Error::interrupted(CallPhase::Response, error).into());
-                }
-                _ => return Err(Error::NotProcessed { source: error }.into()),
-            };
+                (Verdict::Interrupted, _) => Err(Error::interrupted(CallPhase::Response, error).into()),
+                _ => Err(Error::NotProcessed { source: error }.into()),
+            }
+        };
+        let Some(pause) = outgoing.pause(&outcome, timed_out) else {
+            return outgoing.finish(outcome);
+        };
+        if deadline.is_some_and(|deadline| deadline.has_passed()) {
+            return outcome;
         }
+        let Some(again) = outgoing.again() else { return outcome };
+        drop(outcome);
+        outgoing.request = Some(again);
+        // A pause needs timers.
+        let _ = runtime::current()?;
+        within(deadline, CallPhase::Backoff, pin!(tokio::time::sleep(pause))).await?;
     }
 }

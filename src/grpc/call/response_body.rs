@@ -13,6 +13,8 @@ use tonic::Status;
 
 use super::deadline::Deadline;
 use super::framing::Framing;
+use super::head::status_code;
+use super::score::Score;
 use crate::grpc::conn::lease::CallGuard;
 use crate::grpc::error::{CallPhase, Cause, Error};
 use crate::grpc::metadata::sanitize;
@@ -34,18 +36,25 @@ struct Live {
     call: CallGuard,
     /// Which of the messages the frames so far have completed.
     framing: Framing,
+    /// For the throttle of retries.
+    score: Option<Score>,
     /// The call's deadline holds for the body, too. Boxed when the body is first waited for: most have arrived by then.
     deadline: Option<(Deadline, Option<Pin<Box<Sleep>>>)>,
 }
 
 impl ResponseBody {
-    pub(super) fn new(body: Incoming, call: CallGuard, deadline: Option<Deadline>) -> Self {
+    pub(super) fn new(
+        body: Incoming,
+        call: CallGuard,
+        score: Option<Score>,
+        deadline: Option<Deadline>,
+    ) -> Self {
         if body.is_end_stream() {
             // The head was all, its status included.
             return ResponseBody::default();
         }
         let deadline = deadline.map(|deadline| (deadline, None));
-        ResponseBody { live: Some(Live { body, call, framing: Framing::default(), deadline }) }
+        ResponseBody { live: Some(Live { body, call, framing: Framing::default(), score, deadline }) }
     }
 }
 
@@ -93,6 +102,9 @@ impl Live {
             self.framing.read(data);
         } else if let Some(trailers) = frame.trailers_mut() {
             sanitize(trailers);
+            if let Some(score) = self.score.take() {
+                score.count(status_code(trailers));
+            }
             let is_ok = trailers.get("grpc-status").is_some_and(|status| status == "0");
             if is_ok && self.framing.is_within_message() {
                 return Err(Error::TruncatedResponse.into());
@@ -106,11 +118,15 @@ impl Live {
             return status;
         }
         self.call.tell_failure();
-        match &self.deadline {
+        let error = match &self.deadline {
             // A server whose own timer for the call has fired resets the stream.
-            Some((deadline, _)) if deadline.has_passed() => deadline.passed(CallPhase::Body).into(),
-            _ => Error::interrupted(CallPhase::Body, self.call.cause_of(error)).into(),
+            Some((deadline, _)) if deadline.has_passed() => deadline.passed(CallPhase::Body),
+            _ => Error::interrupted(CallPhase::Body, self.call.cause_of(error)),
+        };
+        if let Some(score) = &self.score {
+            score.count(error.code());
         }
+        error.into()
     }
 }
 

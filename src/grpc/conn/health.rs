@@ -271,7 +271,7 @@ impl Service<Request<Body>> for OnLink {
         let own_agent = request.headers().get(USER_AGENT).cloned();
         self.settings.address(&mut request, path, own_agent.as_ref());
         // Sent once, and to its end: it is a single small message.
-        let mut request = request.map(|body| CallBody::new(body, 0).1);
+        let mut request = request.map(|body| CallBody::new(body, 0, None).1);
         request.body_mut().goes_on(&self.link);
         let answer = self.send.send_request(request);
         Box::pin(async move {

@@ -354,7 +354,7 @@ mod tests {
         ) -> impl Future<Output = hyper::Result<u16>> + use<> {
             let frames = messages.iter().map(|data| Ok::<_, tonic::Status>(Frame::data(Bytes::from(*data))));
             let body = Body::new(StreamBody::new(tokio_stream::iter(frames)));
-            let (_, mut body) = CallBody::new(body, 0);
+            let (_, mut body) = CallBody::new(body, 0, None);
             body.goes_on(&self.link);
             let mut request = http::Request::post("http://server/call").body(body).unwrap();
             if let Some(header) = header {

@@ -19,6 +19,10 @@
 //! *Known to be the last*: a body does not say that it is over before it is asked once more. So it is asked for its second frame
 //! along with the first, and a unary call's one message ends its stream itself, without an empty frame behind it.
 //!
+//! *Hedged*: the attempts of a hedged call run beside each other. Each has a [`CallBody`] of its own, and they share a [`Source`],
+//! from which each reads at its own position. When the source no longer keeps what it has read, only the attempt that has
+//! read the most can go on, and the others are [left behind](CallBody::is_left_behind).
+//!
 //! *Fails*: what a body fails with hyper keeps to itself, and the caller would hear of a stream that was reset. So it is
 //! [kept](CallBody::failure) for the caller.
 //!
@@ -28,7 +32,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
@@ -36,10 +40,11 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use tonic::body::Body;
 
 use super::{Link, LinkPhase};
+use crate::grpc::retry::budget::Share;
 use crate::primitive::atomic::{AtomicBool, AtomicU32, Ordering};
-use crate::primitive::{Arc, Mutex};
+use crate::primitive::{Arc, Mutex, MutexGuard};
 
-/// What the attempts of one call share.
+/// What the attempts of one call share, as far as they follow one another.
 #[derive(Debug)]
 pub(in crate::grpc) struct CallBody {
     /// The attempt that may send; the handles of others fail.
@@ -52,14 +57,66 @@ pub(in crate::grpc) struct CallBody {
     withdrawn: AtomicU32,
     /// The task that sends the body.
     sender: AtomicWaker,
-    /// Only the attempts of this one call come here, one at a time but for the moment in which one takes over; so it may be
-    /// held while the body, which is the user's code, is polled.
-    source: Mutex<Source>,
+    /// Whether the source no longer has what the attempt would have to send next.
+    left_behind: AtomicBool,
+    source: Held,
 }
 
 #[derive(Debug)]
+enum Held {
+    Own(Mutex<Source>),
+    /// The attempts of a hedged call share it.
+    Shared(Arc<Mutex<Source>>),
+}
+
+/// A request's body, for the attempts of a hedged call.
+#[derive(Clone, Debug)]
+pub(in crate::grpc) struct SharedBody(Arc<Mutex<Source>>);
+
+impl SharedBody {
+    pub(in crate::grpc) fn new(body: Body, limit: usize, share: Share) -> Self {
+        let mut source = Source::new(body, limit, Some(share));
+        source.sleepers = Some(Arc::new(Sleepers(Mutex::new(Vec::new()))));
+        SharedBody(Arc::new(Mutex::new(source)))
+    }
+
+    /// For one more attempt; `None` if the body's beginning is lost.
+    pub(in crate::grpc) fn attempt(&self) -> Option<(Arc<CallBody>, RequestBody)> {
+        self.0.lock().sent.as_ref()?;
+        Some(CallBody::on(Held::Shared(Arc::clone(&self.0))))
+    }
+}
+
+/// The tasks that wait for the next frame of a body: one of each attempt.
+#[derive(Debug)]
+struct Sleepers(Mutex<Vec<Waker>>);
+
+impl Sleepers {
+    fn add(&self, waker: &Waker) {
+        let mut wakers = self.0.lock();
+        if !wakers.iter().any(|other| other.will_wake(waker)) {
+            wakers.push(waker.clone());
+        }
+    }
+}
+
+impl Wake for Sleepers {
+    fn wake(self: Arc<Self>) {
+        // Not under the lock: they are foreign code.
+        let wakers = std::mem::take(&mut *self.0.lock());
+        wakers.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// Only the attempts of one call come to its lock, one at a time but for the moment in which one takes over, or those of a hedged
+/// call; so it may be held while the body, which is the user's code, is polled.
+#[derive(Debug)]
 struct Source {
     body: Body,
+    /// How many frames have come out of `body`, `second` not counted.
+    taken: usize,
+    /// Of a body that is shared by attempts beside each other.
+    sleepers: Option<Arc<Sleepers>>,
     ended: bool,
     /// The body's second frame, when it was there with the first.
     second: Option<Result<Frame<Bytes>, tonic::Status>>,
@@ -67,6 +124,8 @@ struct Source {
     sent: Option<Sent>,
     /// Bytes that may be kept yet.
     room: usize,
+    /// Of the pool's memory for what is kept; `None` if it is not counted there.
+    share: Option<Share>,
     /// What the body failed with.
     failure: Option<tonic::Status>,
 }
@@ -122,31 +181,41 @@ impl Attempt {
 }
 
 impl CallBody {
-    /// With the first attempt. Keeps up to `limit` bytes for another.
-    pub(in crate::grpc) fn new(body: Body, limit: usize) -> (Arc<Self>, RequestBody) {
-        let source = Source {
-            body,
-            ended: false,
-            second: None,
-            sent: Some(Sent::default()),
-            room: limit,
-            failure: None,
-        };
+    /// With the first attempt. Keeps up to `limit` bytes for another, as far as its share of the pool's memory can grow.
+    pub(in crate::grpc) fn new(body: Body, limit: usize, share: Option<Share>) -> (Arc<Self>, RequestBody) {
+        Self::on(Held::Own(Mutex::new(Source::new(body, limit, share))))
+    }
+
+    fn on(source: Held) -> (Arc<Self>, RequestBody) {
         let call = Arc::new(CallBody {
             attempt: AtomicU32::new(0),
             stream: AtomicU32::new(0),
             asked: AtomicBool::new(false),
             withdrawn: AtomicU32::new(0),
             sender: AtomicWaker::new(),
-            source: Mutex::new(source),
+            left_behind: AtomicBool::new(false),
+            source,
         });
         let first = RequestBody::new(Arc::clone(&call), 0);
         (call, first)
     }
 
+    fn source(&self) -> MutexGuard<'_, Source> {
+        match &self.source {
+            Held::Own(source) => source.lock(),
+            Held::Shared(source) => source.lock(),
+        }
+    }
+
+    /// Whether the attempt broke off because another one of the same call has read on, and the body is too large to be kept.
+    pub(in crate::grpc) fn is_left_behind(&self) -> bool {
+        // Relaxed: it was written by the task that reset the stream, and the caller has learned of the reset.
+        self.left_behind.load(Ordering::Relaxed)
+    }
+
     /// The body from its beginning, for the attempt that is on; `None` if the beginning is lost.
     pub(in crate::grpc) fn begin_attempt(self: &Arc<Self>) -> Option<RequestBody> {
-        self.source.lock().sent.as_ref()?;
+        self.source().sent.as_ref()?;
         let attempt = self.attempt.load(Ordering::Acquire);
         // Relaxed: hyper gets the attempt after this, by way of a channel.
         self.stream.store(0, Ordering::Relaxed);
@@ -172,7 +241,7 @@ impl CallBody {
         }
         // No message has left, nor will one: hyper has not asked for it. But as long as the socket is there h2 may yet open the
         // stream, only to reset it: so a head may leave, or has. What handles a single message begins with that.
-        !self.asked.load(Ordering::Relaxed) && self.source.lock().is_one_message()
+        !self.asked.load(Ordering::Relaxed) && self.source().is_one_message()
     }
 
     /// Whether hyper has begun the stream of the attempt.
@@ -183,7 +252,7 @@ impl CallBody {
     /// Takes the attempt back; false if hyper has begun its stream. What is returned by hyper after that is to be dropped.
     pub(in crate::grpc) fn withdraw(&self) -> bool {
         // The lock under which hyper asks, and numbers the stream: either it comes first, or it finds the attempt over.
-        let source = self.source.lock();
+        let source = self.source();
         let is_early = !self.has_stream();
         if is_early {
             self.withdrawn.store(self.attempt.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
@@ -202,16 +271,38 @@ impl CallBody {
 
     /// What the body failed with, of which HTTP/2 knows only that it broke off.
     pub(in crate::grpc) fn failure(&self) -> Option<tonic::Status> {
-        self.source.lock().failure.clone()
+        self.source().failure.clone()
     }
 
     /// The response has begun: nothing will be sent again.
     pub(in crate::grpc) fn settle(&self) {
-        let _sent = self.source.lock().sent.take();
+        let mut source = self.source();
+        let forgotten = (source.sent.take(), source.share.take());
+        drop(source);
+        drop(forgotten);
     }
 }
 
 impl Source {
+    fn new(body: Body, limit: usize, share: Option<Share>) -> Self {
+        Source {
+            body,
+            taken: 0,
+            sleepers: None,
+            ended: false,
+            second: None,
+            sent: Some(Sent::default()),
+            room: limit,
+            share,
+            failure: None,
+        }
+    }
+
+    /// Whether the frame at `position` has been read, and is not kept.
+    fn has_lost(&self, position: usize) -> bool {
+        position < self.taken && self.sent.is_none()
+    }
+
     /// The frame at `position`, either one that is known or the body's next.
     fn poll_frame(
         &mut self,
@@ -226,9 +317,12 @@ impl Source {
             None => self.poll_body(cx),
         };
         match &frame {
-            Poll::Ready(Some(Ok(frame))) => self.keep(frame.data_ref()),
+            Poll::Ready(Some(Ok(frame))) => {
+                self.taken += 1;
+                self.keep(frame.data_ref());
+            }
             Poll::Ready(Some(Err(failure))) => {
-                self.sent = None;
+                self.forget();
                 self.failure = Some(failure.clone());
             }
             Poll::Ready(None) | Poll::Pending => {}
@@ -247,25 +341,43 @@ impl Source {
             return Poll::Ready(None);
         }
         let body = Pin::new(&mut self.body);
+        let waker = self.sleepers.as_ref().map(|sleepers| {
+            sleepers.add(cx.waker());
+            Waker::from(Arc::clone(sleepers))
+        });
+        let cx = &mut Context::from_waker(waker.as_ref().unwrap_or(cx.waker()));
         // A panic in a task of hyper's would leave the caller waiting for a response to half a request.
         let frame = catch_unwind(AssertUnwindSafe(|| body.poll_frame(cx))).unwrap_or_else(|_| {
             let status = tonic::Status::internal("the stream of the request's messages panicked");
             Poll::Ready(Some(Err(status)))
         });
         self.ended = matches!(frame, Poll::Ready(None | Some(Err(_))));
+        if let (Some(waker), true) = (waker, frame.is_ready()) {
+            // The body need not wake those that it did not give the frame to.
+            waker.wake();
+        }
         frame
     }
 
     fn keep(&mut self, data: Option<&Bytes>) {
         let Some(sent) = &mut self.sent else { return };
         match data {
-            Some(data) if data.len() <= self.room => {
+            Some(data)
+                if data.len() <= self.room
+                    && self.share.as_mut().is_none_or(|share| share.grow(data.len())) =>
+            {
                 self.room -= data.len();
                 sent.push(data.clone());
             }
             // Too large, or trailers, which no gRPC client sends.
-            _ => self.sent = None,
+            _ => self.forget(),
         }
+    }
+
+    /// Nothing of it will be sent again.
+    fn forget(&mut self) {
+        self.sent = None;
+        self.share = None;
     }
 
     /// Whether the body is one message, and that is known already.
@@ -276,6 +388,7 @@ impl Source {
 
     fn is_at_end(&self, position: usize) -> bool {
         self.sent.as_ref().is_none_or(|sent| sent.get(position).is_none())
+            && !self.has_lost(position)
             && self.second.is_none()
             && (self.ended || self.body.is_end_stream())
     }
@@ -319,7 +432,7 @@ impl HttpBody for RequestBody {
         let call = Arc::clone(&self.call);
         let is_over = || call.attempt.load(Ordering::Acquire) != self.attempt;
         let cancelled = || Poll::Ready(Some(Err(h2::Error::from(h2::Reason::CANCEL).into())));
-        let mut source = call.source.lock();
+        let mut source = call.source();
         // Under the lock: the next attempt's frames are not this one's.
         if is_over() {
             if !source.is_at_end(self.position) {
@@ -327,6 +440,10 @@ impl HttpBody for RequestBody {
             }
         } else {
             call.asked.store(true, Ordering::Relaxed);
+        }
+        if source.has_lost(self.position) {
+            call.left_behind.store(true, Ordering::Relaxed);
+            return cancelled();
         }
         if let Poll::Ready(frame) = source.poll_frame(self.position, cx) {
             self.position += 1;
@@ -342,7 +459,7 @@ impl HttpBody for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        let source = self.call.source.lock();
+        let source = self.call.source();
         // The first time that hyper asks. Relaxed: nobody else asks.
         if let Some(link) = &self.link
             && !self.numbered.swap(true, Ordering::Relaxed)
@@ -361,8 +478,9 @@ impl HttpBody for RequestBody {
     }
 
     fn size_hint(&self) -> SizeHint {
+        let source = self.call.source();
         match self.position {
-            0 if self.attempt == 0 => self.call.source.lock().body.size_hint(),
+            0 if self.attempt == 0 && source.taken == 0 => source.body.size_hint(),
             _ => SizeHint::default(),
         }
     }
@@ -379,7 +497,7 @@ mod tests {
 
     fn call_of(frames: &'static [&'static [u8]], limit: usize) -> (Arc<CallBody>, RequestBody) {
         let frames = frames.iter().map(|data| Ok::<_, tonic::Status>(Frame::data(Bytes::from_static(data))));
-        CallBody::new(Body::new(StreamBody::new(iter(frames))), limit)
+        CallBody::new(Body::new(StreamBody::new(iter(frames))), limit, None)
     }
 
     async fn next(body: &mut RequestBody) -> Option<Result<Bytes, String>> {
@@ -435,7 +553,7 @@ mod tests {
         let frame = |data: &'static [u8]| Ok::<_, tonic::Status>(Frame::data(Bytes::from_static(data)));
         later.send(frame(b"1")).unwrap();
         let frames = tokio_stream::wrappers::UnboundedReceiverStream::new(frames);
-        let (_, mut body) = CallBody::new(Body::new(StreamBody::new(frames)), 10);
+        let (_, mut body) = CallBody::new(Body::new(StreamBody::new(frames)), 10, None);
         assert_eq!(next(&mut body).await.unwrap().unwrap(), "1", "not held up by what follows");
         assert!(!body.is_end_stream());
         later.send(frame(b"2")).unwrap();
@@ -443,7 +561,7 @@ mod tests {
 
         let failing =
             iter([Ok(Frame::data(Bytes::from("1"))), Err(tonic::Status::aborted("the source broke"))]);
-        let (call, mut body) = CallBody::new(Body::new(StreamBody::new(failing)), 10);
+        let (call, mut body) = CallBody::new(Body::new(StreamBody::new(failing)), 10, None);
         assert_eq!(next(&mut body).await.unwrap().unwrap(), "1");
         assert!(!body.is_end_stream(), "an error is to come");
         assert!(next(&mut body).await.unwrap().is_err());

@@ -25,16 +25,16 @@ use super::address::{Address, read, write};
 use super::addresses::{Addresses, Feed, Node};
 use super::lease::LeaseSource;
 use super::{Inner, StreamPool};
-use crate::grpc::call::Source;
-use crate::grpc::call::{ResponseBody, ResponseFuture};
-use crate::grpc::config::{Settings, Tuning};
+use crate::grpc::call::{ResponseBody, ResponseFuture, Source};
+use crate::grpc::config::{Rules, Settings};
 use crate::grpc::conn::lease::Lease;
 use crate::grpc::error::{Cause, DialPhase, Error, with_causes};
+use crate::grpc::retry::Retries;
 use crate::grpc::runtime;
 use crate::grpc::target::redacted;
 use crate::grpc::trace::trace_event;
 use crate::primitive::atomic::{AtomicBool, Ordering};
-use crate::primitive::{Arc, Weak};
+use crate::primitive::{Arc, Mutex, Weak};
 
 /// A set of addresses as one service for tonic's generated clients: each request goes to the one of two, drawn at random, that
 /// has fewer streams under way. Made by [`StreamPool::balance`].
@@ -58,6 +58,7 @@ struct Set {
     reported: watch::Sender<Reported>,
     /// What the feed looks up.
     name: Arc<str>,
+    retries: Arc<Retries>,
 }
 
 /// What the feed has reported so far.
@@ -78,6 +79,7 @@ impl BalancedChannel {
             driven: AtomicBool::new(false),
             reported: watch::Sender::new(Reported::Nothing),
             name,
+            retries: pool.inner.config.template.retries(),
         });
         let channel = BalancedChannel { pool, set };
         channel.follow();
@@ -120,7 +122,7 @@ impl Service<Request<Body>> for BalancedChannel {
 
     fn call(&mut self, request: Request<Body>) -> ResponseFuture {
         self.follow();
-        let source = BalancedSource { channel: self.clone(), used: Vec::new() };
+        let source = BalancedSource { channel: self.clone(), used: Used::Own(Vec::new()) };
         ResponseFuture::new(source, request)
     }
 }
@@ -291,13 +293,50 @@ impl Drop for Set {
 /// One request's way to a connection: another address for each attempt.
 struct BalancedSource {
     channel: BalancedChannel,
-    /// The addresses of earlier attempts. They are used again only when there is no other.
-    used: Vec<Arc<str>>,
+    used: Used,
+}
+
+/// The addresses of earlier attempts, the last one at the end. They are used again only when there is no other.
+enum Used {
+    Own(Vec<Arc<str>>),
+    /// By the attempts of a hedged call.
+    Shared(Arc<Mutex<Vec<Arc<str>>>>),
+}
+
+impl Used {
+    fn list(&self) -> Vec<Arc<str>> {
+        match self {
+            Used::Own(names) => names.clone(),
+            Used::Shared(names) => names.lock().clone(),
+        }
+    }
+
+    fn push(&mut self, name: Arc<str>) {
+        match self {
+            Used::Own(names) => names.push(name),
+            Used::Shared(names) => names.lock().push(name),
+        }
+    }
+
+    fn share(&mut self) -> Self {
+        if let Used::Own(names) = self {
+            *self = Used::Shared(Arc::new(Mutex::new(std::mem::take(names))));
+        }
+        match self {
+            Used::Shared(names) => Used::Shared(Arc::clone(names)),
+            Used::Own(_) => Used::Own(Vec::new()),
+        }
+    }
 }
 
 impl Source for BalancedSource {
-    fn tuning(&self) -> Result<&Tuning, Error> {
-        Ok(&self.channel.pool.inner.config.template.tuning)
+    fn rules(&self) -> Result<Rules<'_>, Error> {
+        let tuning = &self.channel.pool.inner.config.template.tuning;
+        Ok(Rules { tuning, retries: &self.channel.set.retries })
+    }
+
+    fn fork(&mut self) -> Self {
+        BalancedSource { channel: self.channel.clone(), used: self.used.share() }
     }
 
     async fn lease(&mut self, wait_for_ready: bool) -> Result<(Lease, Arc<Settings>), Error> {
@@ -319,14 +358,20 @@ impl Source for BalancedSource {
         if let Reported::Failed(source) = first_report {
             return Err(Error::Dial { target: Arc::clone(&set.name), phase: DialPhase::Resolve, source });
         }
-        let mut tried = self.used.clone();
+        let used = self.used.list();
+        let mut tried = used.clone();
         let mut failed = Vec::new();
         let mut last = Error::NoAddresses;
         loop {
             let Some(address) = set.choose(&tried) else {
-                // The others have failed, or there is none: back to one that was used, unless it has failed as well.
+                // The others have failed, or there is none: back to one that was used, unless it has failed as well; to the one
+                // that was used last only if there is no other.
                 let before = tried.len();
-                tried.retain(|name| !self.used.contains(name) || failed.contains(name));
+                let is_out = |name: &Arc<str>| !used.contains(name) || failed.contains(name);
+                tried.retain(|name| is_out(name) || used.last() == Some(name));
+                if tried.len() == before {
+                    tried.retain(is_out);
+                }
                 if tried.len() < before {
                     continue;
                 }

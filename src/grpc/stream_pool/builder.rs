@@ -152,6 +152,7 @@ impl StreamPoolBuilder {
         // Else each get beyond `SPREAD_AT` would look for a connection that may not be.
         config.spread = config.spread.min(config.size);
         config.template = options;
+        config.template.share_retry_budget();
         Ok(StreamPool::from_config(config))
     }
 }

@@ -10,9 +10,8 @@ use tower_service::Service;
 
 use super::StreamPool;
 use super::lease::LeaseSource;
-use crate::grpc::call::Source;
-use crate::grpc::call::{ResponseBody, ResponseFuture};
-use crate::grpc::config::{Settings, Tuning};
+use crate::grpc::call::{ResponseBody, ResponseFuture, Source};
+use crate::grpc::config::{Rules, Settings};
 use crate::grpc::conn::lease::Lease;
 use crate::grpc::error::Error;
 use crate::primitive::Arc;
@@ -67,8 +66,12 @@ impl Service<Request<Body>> for StreamChannel {
 struct Failing(Error);
 
 impl Source for Failing {
-    fn tuning(&self) -> Result<&Tuning, Error> {
+    fn rules(&self) -> Result<Rules<'_>, Error> {
         Err(self.0.clone())
+    }
+
+    fn fork(&mut self) -> Self {
+        Failing(self.0.clone())
     }
 
     async fn lease(&mut self, _: bool) -> Result<(Lease, Arc<Settings>), Error> {

@@ -11,9 +11,8 @@ use tower_service::Service;
 use super::address::{Address, Got};
 use super::member::Slot;
 use super::waiter::Pending;
-use crate::grpc::call::Source;
-use crate::grpc::call::{ResponseBody, ResponseFuture};
-use crate::grpc::config::{Settings, Tuning};
+use crate::grpc::call::{ResponseBody, ResponseFuture, Source};
+use crate::grpc::config::{Rules, Settings};
 use crate::grpc::conn::lease::Lease;
 use crate::grpc::error::{DialPhase, Error};
 use crate::primitive::Arc;
@@ -163,8 +162,12 @@ impl LeaseSource {
 }
 
 impl Source for LeaseSource {
-    fn tuning(&self) -> Result<&Tuning, Error> {
-        Ok(&self.address.settings.tuning)
+    fn rules(&self) -> Result<Rules<'_>, Error> {
+        Ok(self.address.settings.rules())
+    }
+
+    fn fork(&mut self) -> Self {
+        LeaseSource::new(Arc::clone(&self.address))
     }
 
     async fn lease(&mut self, wait_for_ready: bool) -> Result<(Lease, Arc<Settings>), Error> {

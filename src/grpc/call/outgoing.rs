@@ -1,0 +1,220 @@
+//! What a call has to send, and where it stands with it.
+
+use std::time::Duration;
+
+use http::header::{HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use http::uri::PathAndQuery;
+use http::{Request, Response};
+use tonic::body::Body;
+use tonic::{Code, Status};
+
+use super::WaitForReady;
+use super::deadline::{grpc_timeout, set_grpc_timeout};
+use super::head::{KeptHead, status_code};
+use super::hedging::Hedging;
+use super::response_body::ResponseBody;
+use super::score::Score;
+use super::verdict::Attempts;
+use crate::grpc::config::Rules;
+use crate::grpc::error::Error;
+use crate::grpc::link::request_body::{CallBody, RequestBody, SharedBody};
+use crate::grpc::retry::budget::Share;
+use crate::grpc::retry::decision::{Failure, Pushback, RetryState};
+use crate::grpc::retry::policy::{CallPolicy, RetryPolicy};
+use crate::primitive::Arc;
+
+const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
+
+/// A call before its first attempt.
+pub(super) struct Prepared {
+    pub(super) timeout: Option<Duration>,
+    pub(super) plan: Plan,
+}
+
+/// How the attempts of a call run.
+pub(super) enum Plan {
+    InTurn(Outgoing),
+    Hedged(Box<Hedging>),
+}
+
+impl Prepared {
+    pub(super) fn new(rules: &Rules<'_>, mut request: Request<Body>) -> Result<Self, Error> {
+        let Rules { tuning, retries } = rules;
+        let extensions = request.extensions_mut();
+        let own_policy = extensions.remove::<CallPolicy>();
+        let own_wait = extensions.remove::<WaitForReady>().map(|WaitForReady(wait)| wait);
+        let method = retries.method(request.uri().path());
+        let policy = retries.policy(own_policy, method)?;
+        let mut timeout = grpc_timeout(request.headers());
+        if let Some(most) = method.and_then(|method| method.timeout)
+            && timeout.is_none_or(|timeout| most < timeout)
+        {
+            timeout = Some(most);
+            set_grpc_timeout(request.headers_mut(), most);
+        }
+        let wait_for_ready = own_wait
+            .or_else(|| method.and_then(|method| method.wait_for_ready))
+            .unwrap_or(tuning.wait_for_ready);
+        let score = retries.bucket.as_ref().map(|bucket| Score {
+            bucket: Arc::clone(bucket),
+            codes: policy.as_ref().map(|policy| policy.codes()).unwrap_or_default(),
+        });
+        let (mut head, body) = request.into_parts();
+        let path = std::mem::take(&mut head.uri).into_parts().path_and_query;
+        let own_agent = head.headers.get(USER_AGENT).cloned();
+        let call = |kept, body, request| Outgoing {
+            wait_for_ready,
+            path,
+            own_agent,
+            kept,
+            body,
+            request,
+            attempts: Attempts::default(),
+            previous: 0,
+            retry: None,
+            score,
+        };
+        let Some(policy) = policy else {
+            let limit = tuning.resend_buffer;
+            let kept = (limit > 0).then(|| KeptHead::new(&head));
+            let (body, first) = CallBody::new(body, limit, None);
+            let outgoing = call(kept, body, Some(Request::from_parts(head, first)));
+            return Ok(Prepared { timeout, plan: Plan::InTurn(outgoing) });
+        };
+        let limit = retries.call_buffer.max(tuning.resend_buffer);
+        let share = Share::new(Arc::clone(&retries.budget));
+        let kept = KeptHead::new(&head);
+        let most = retries.attempts(&policy);
+        let plan = match &*policy {
+            CallPolicy::Hedge(_) => {
+                let body = SharedBody::new(body, limit, share);
+                // Each attempt takes its body from there.
+                let (none, _) = CallBody::new(Body::empty(), 0, None);
+                let template = call(Some(kept), none, None);
+                Plan::Hedged(Box::new(Hedging { policy, most, body, template }))
+            }
+            _ => {
+                let (body, first) = CallBody::new(body, limit, Some(share));
+                let mut outgoing = call(Some(kept), body, Some(Request::from_parts(head, first)));
+                outgoing.retry = Some(Retry { policy, most, state: RetryState::new() });
+                Plan::InTurn(outgoing)
+            }
+        };
+        Ok(Prepared { timeout, plan })
+    }
+}
+
+/// One request, for attempts that follow one another.
+pub(super) struct Outgoing {
+    pub(super) wait_for_ready: bool,
+    pub(super) path: Option<PathAndQuery>,
+    pub(super) own_agent: Option<HeaderValue>,
+    /// For another attempt.
+    kept: Option<KeptHead>,
+    pub(super) body: Arc<CallBody>,
+    /// For the next attempt; taken by each.
+    pub(super) request: Option<Request<RequestBody>>,
+    pub(super) attempts: Attempts,
+    /// Attempts before the one that runs, transparent retries not counted.
+    previous: u32,
+    retry: Option<Retry>,
+    pub(super) score: Option<Score>,
+}
+
+/// The retries of a call that has a policy for them.
+struct Retry {
+    policy: Arc<CallPolicy>,
+    most: u32,
+    state: RetryState,
+}
+
+impl Retry {
+    fn policy(&self) -> Option<&RetryPolicy> {
+        match &*self.policy {
+            CallPolicy::Retry(policy) => Some(policy),
+            _ => None,
+        }
+    }
+}
+
+impl Outgoing {
+    /// The same request as the attempt of a hedged call that has `previous` before it.
+    pub(super) fn hedge(&self, previous: u32, body: Arc<CallBody>, first: RequestBody) -> Self {
+        let request = self.kept.as_ref().map(|kept| Request::from_parts(kept.again(), first));
+        Outgoing {
+            wait_for_ready: self.wait_for_ready,
+            path: self.path.clone(),
+            own_agent: self.own_agent.clone(),
+            kept: self.kept.clone(),
+            body,
+            request,
+            attempts: Attempts::default(),
+            previous,
+            retry: None,
+            score: self.score.clone(),
+        }
+    }
+
+    /// The request for another attempt, if it is kept from its beginning. The attempt before must be over.
+    pub(super) fn again(&self) -> Option<Request<RequestBody>> {
+        let (kept, body) = self.kept.as_ref().zip(self.body.begin_attempt())?;
+        Some(Request::from_parts(kept.again(), body))
+    }
+
+    /// Says in a head that this is not the first attempt.
+    pub(super) fn number(&self, headers: &mut HeaderMap) {
+        if self.previous > 0 {
+            headers.insert(PREVIOUS_ATTEMPTS, self.previous.into());
+        }
+    }
+
+    pub(super) fn attempt_timeout(&self) -> Option<Duration> {
+        self.retry.as_ref()?.policy()?.timeout_of_attempt()
+    }
+
+    /// How long the call waits before the next attempt; `None` if there is none.
+    pub(super) fn pause(
+        &mut self,
+        outcome: &Result<Response<ResponseBody>, Status>,
+        timed_out: bool,
+    ) -> Option<Duration> {
+        let failure = failure(outcome, timed_out)?;
+        let retry = self.retry.as_mut()?;
+        let CallPolicy::Retry(policy) = &*retry.policy else { return None };
+        let count = || self.score.as_ref().is_none_or(|score| score.bucket.failure());
+        let pause = retry.state.failed(policy, retry.most, failure, count, fastrand::f64());
+        self.previous = retry.state.previous();
+        pause
+    }
+
+    /// The call's outcome, which no further attempt changes.
+    pub(super) fn finish(
+        &self,
+        mut outcome: Result<Response<ResponseBody>, Status>,
+    ) -> Result<Response<ResponseBody>, Status> {
+        if let Ok(response) = &mut outcome {
+            self.number(response.headers_mut());
+            // A failure was counted when it was judged.
+            if let Some(score) = &self.score
+                && status_code(response.headers()) == Code::Ok
+            {
+                score.bucket.success();
+            }
+        }
+        outcome
+    }
+}
+
+/// How an attempt failed, if it did and the call is not committed to it.
+pub(super) fn failure(outcome: &Result<Response<ResponseBody>, Status>, timed_out: bool) -> Option<Failure> {
+    match outcome {
+        Err(status) => Some(Failure { code: status.code(), pushback: Pushback::None, timed_out }),
+        Ok(response) if http_body::Body::is_end_stream(response.body()) => {
+            let headers = response.headers();
+            let code = status_code(headers);
+            let failure = Failure { code, pushback: Pushback::of(headers), timed_out };
+            (code != Code::Ok).then_some(failure)
+        }
+        Ok(_) => None,
+    }
+}
