@@ -18,11 +18,12 @@ use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use cenote::SyncPool;
-use cenote::grpc::{ClientConn, ClientPool, StreamPool};
+use cenote::grpc::{ClientConn, ClientPool, RetryPolicy, StreamPool};
 use cenote_benches::server::{Server, serve_if_asked};
 use cenote_benches::{date, machine};
 use cenote_proto::HelloRequest;
 use cenote_proto::greeter_client::GreeterClient;
+use tonic::Code;
 use tonic::body::Body;
 use tonic::client::GrpcService;
 use tonic::codegen::{Body as HttpBody, Bytes, StdError};
@@ -99,18 +100,21 @@ fn calls(options: &Options, target: &str) {
         let _inside = runtime.enter();
         let channel = through(Channel::from_shared(target.to_owned()).expect("a target").connect_lazy());
         let streams = through(StreamPool::new().channel(target).expect("a target"));
+        let conn = through(ClientConn::new(target).expect("a target"));
+        let retry = ClientConn::builder(target).retry("", RetryPolicy::new([Code::Unavailable])).build();
         let pool = through_pool(ClientPool::new(target).expect("a target"));
         let exclusive = ClientPool::builder(target).exclusive().build().expect("a target");
         let contenders = [
-            ("`ClientConn`", through(ClientConn::new(target).expect("a target")), ("`Channel`", &channel)),
+            ("`ClientConn` with a retry policy", through(retry.expect("a policy")), ("`ClientConn`", &conn)),
             ("`StreamPool::channel`", streams, ("`Channel`", &channel)),
             ("`ClientPool`", pool, ("`Channel`", &channel)),
             ("`ClientPool`, exclusive", through_pool(exclusive), ("`Channel`", &channel)),
         ];
         // The two that choose among connections, beside each other.
         let both = ("`ClientPool`", &contenders[2].1, ("`StreamPool::channel`", &contenders[1].1));
+        let one = ("`ClientConn`", &conn, ("`Channel`", &channel));
         let rows = contenders.iter().map(|(name, contender, beside)| (*name, contender, *beside));
-        for (name, contender, (beside, other)) in rows.chain([both]) {
+        for (name, contender, (beside, other)) in [one].into_iter().chain(rows).chain([both]) {
             if !options.only.as_ref().is_none_or(|only| name.contains(only.as_str())) {
                 continue;
             }
