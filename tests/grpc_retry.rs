@@ -427,6 +427,24 @@ async fn the_attempts_of_a_balanced_call_go_to_another_server_than_the_one_that_
 }
 
 #[tokio::test]
+async fn a_balanced_call_never_comes_back_to_the_server_that_has_just_refused() {
+    let servers = [(); 2].map(|()| serve(|_| Act::Fail(Status::unavailable("refused"))));
+    let pool = StreamPool::builder().retry("", quick().max_attempts(5)).build().unwrap();
+    let targets = servers.each_ref().map(|server| server.target.clone());
+    let mut client = GreeterClient::new(pool.balance(Addresses::list(targets)));
+    for _ in 0..20 {
+        client.say_hello(hello("ada")).await.unwrap_err();
+        for server in &servers {
+            let attempts = std::mem::take(&mut *server.service.attempts.lock().unwrap());
+            let number =
+                |attempt: &Attempt| attempt.previous.as_ref().map_or(0, |text| text.parse().unwrap());
+            let numbers: Vec<usize> = attempts.iter().map(number).collect();
+            assert!(numbers == [0, 2, 4] || numbers == [1, 3], "{numbers:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn callers_see_no_failure_of_a_server_that_refuses_three_calls_of_ten() {
     let server = serve(|attempt| match attempt * 7 % 10 {
         0..3 => Act::Fail(Status::unavailable("overloaded")),

@@ -30,7 +30,7 @@ use tower_service::Service;
 
 use self::deadline::{Deadline, within};
 use self::head::{ResponseKind, kind_of};
-use self::outgoing::{Outgoing, Plan, Prepared};
+use self::outgoing::{AttemptEnd, Outgoing, Plan, Prepared};
 pub use self::response_body::ResponseBody;
 use self::verdict::{Reached, Verdict};
 use super::config::{Rules, Settings};
@@ -219,9 +219,7 @@ async fn send<S: Source>(
             outgoing.number(request.headers_mut());
             request.body_mut().goes_on(&call.link);
             call.body = Some(Arc::clone(&body));
-            let own_limit =
-                outgoing.attempt_timeout().map(|timeout| Deadline::after(Some(timeout))).transpose()?;
-            let limit = Deadline::earlier(deadline, own_limit.flatten());
+            let limit = outgoing.limit(deadline)?;
             let answer = pin!(send.try_send_request(request));
             let answered = match call.is_here() {
                 true => within(limit, CallPhase::Response, answer).await.map(Some),
@@ -311,15 +309,11 @@ async fn send<S: Source>(
                 _ => Err(Error::NotProcessed { source: error }.into()),
             }
         };
-        let Some(pause) = outgoing.pause(&outcome, timed_out) else {
-            return outgoing.finish(outcome);
+        // By value: what is dropped before a wait takes no room in the future.
+        let pause = match outgoing.after(outcome, timed_out, deadline) {
+            AttemptEnd::Again(pause) => pause,
+            AttemptEnd::Final(outcome) => return outcome,
         };
-        if deadline.is_some_and(|deadline| deadline.has_passed()) {
-            return outcome;
-        }
-        let Some(again) = outgoing.again() else { return outcome };
-        drop(outcome);
-        outgoing.request = Some(again);
         // A pause needs timers.
         let _ = runtime::current()?;
         within(deadline, CallPhase::Backoff, pin!(tokio::time::sleep(pause))).await?;

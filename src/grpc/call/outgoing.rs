@@ -9,7 +9,7 @@ use tonic::body::Body;
 use tonic::{Code, Status};
 
 use super::WaitForReady;
-use super::deadline::{grpc_timeout, set_grpc_timeout};
+use super::deadline::{Deadline, grpc_timeout, set_grpc_timeout};
 use super::head::{KeptHead, status_code};
 use super::hedging::Hedging;
 use super::response_body::ResponseBody;
@@ -32,6 +32,7 @@ pub(super) struct Prepared {
 }
 
 /// How the attempts of a call run.
+#[expect(clippy::large_enum_variant, reason = "nearly all calls are of the large one, in a box already")]
 pub(super) enum Plan {
     InTurn(Outgoing),
     Hedged(Box<Hedging>),
@@ -168,30 +169,43 @@ impl Outgoing {
         }
     }
 
-    pub(super) fn attempt_timeout(&self) -> Option<Duration> {
-        self.retry.as_ref()?.policy()?.timeout_of_attempt()
+    /// When the attempt that begins now must have an answer: by the call's deadline, or by the policy's for attempts.
+    pub(super) fn limit(&self, deadline: Option<Deadline>) -> Result<Option<Deadline>, Error> {
+        let policy = self.retry.as_ref().and_then(Retry::policy);
+        let Some(timeout) = policy.and_then(RetryPolicy::timeout_of_attempt) else { return Ok(deadline) };
+        Ok(Deadline::earlier(deadline, Deadline::after(Some(timeout))?))
+    }
+
+    /// Judges the end of an attempt. If another follows, its request is there.
+    pub(super) fn after(
+        &mut self,
+        outcome: Outcome,
+        timed_out: bool,
+        deadline: Option<Deadline>,
+    ) -> AttemptEnd {
+        if self.retry.is_some()
+            && let Some(failure) = failure(&outcome, timed_out)
+            && let Some(pause) = self.pause(failure)
+            && deadline.is_none_or(|deadline| !deadline.has_passed())
+            && let Some(again) = self.again()
+        {
+            self.request = Some(again);
+            self.previous = self.retry.as_ref().map_or(0, |retry| retry.state.previous());
+            return AttemptEnd::Again(pause);
+        }
+        AttemptEnd::Final(self.finish(outcome))
     }
 
     /// How long the call waits before the next attempt; `None` if there is none.
-    pub(super) fn pause(
-        &mut self,
-        outcome: &Result<Response<ResponseBody>, Status>,
-        timed_out: bool,
-    ) -> Option<Duration> {
-        let failure = failure(outcome, timed_out)?;
+    fn pause(&mut self, failure: Failure) -> Option<Duration> {
         let retry = self.retry.as_mut()?;
         let CallPolicy::Retry(policy) = &*retry.policy else { return None };
         let count = || self.score.as_ref().is_none_or(|score| score.bucket.failure());
-        let pause = retry.state.failed(policy, retry.most, failure, count, fastrand::f64());
-        self.previous = retry.state.previous();
-        pause
+        retry.state.failed(policy, retry.most, failure, count, fastrand::f64())
     }
 
     /// The call's outcome, which no further attempt changes.
-    pub(super) fn finish(
-        &self,
-        mut outcome: Result<Response<ResponseBody>, Status>,
-    ) -> Result<Response<ResponseBody>, Status> {
+    fn finish(&self, mut outcome: Outcome) -> Outcome {
         if let Ok(response) = &mut outcome {
             self.number(response.headers_mut());
             // A failure was counted when it was judged.
@@ -205,8 +219,19 @@ impl Outgoing {
     }
 }
 
+/// What a call, or one attempt of it, comes to.
+pub(super) type Outcome = Result<Response<ResponseBody>, Status>;
+
+/// What follows on an attempt.
+#[expect(clippy::large_enum_variant, reason = "nearly all attempts end with the large one")]
+pub(super) enum AttemptEnd {
+    /// Another one, after this time.
+    Again(Duration),
+    Final(Outcome),
+}
+
 /// How an attempt failed, if it did and the call is not committed to it.
-pub(super) fn failure(outcome: &Result<Response<ResponseBody>, Status>, timed_out: bool) -> Option<Failure> {
+pub(super) fn failure(outcome: &Outcome, timed_out: bool) -> Option<Failure> {
     match outcome {
         Err(status) => Some(Failure { code: status.code(), pushback: Pushback::None, timed_out }),
         Ok(response) if http_body::Body::is_end_stream(response.body()) => {

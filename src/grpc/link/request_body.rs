@@ -63,6 +63,7 @@ pub(in crate::grpc) struct CallBody {
 }
 
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are of the large one, in an `Arc` already")]
 enum Held {
     Own(Mutex<Source>),
     /// The attempts of a hedged call share it.
