@@ -386,6 +386,24 @@ async fn calls_that_are_over_return_what_they_kept_to_the_pool() {
 }
 
 #[tokio::test]
+async fn a_call_whose_response_has_begun_keeps_nothing_of_its_request() {
+    let server =
+        serve(|attempt| if attempt == 1 { Act::Fail(Status::unavailable("once")) } else { Act::Answer });
+    let pool = ClientPool::builder(&server.target)
+        .retry("", quick())
+        .resend_buffer(0)
+        .retry_buffer(64, 64)
+        .build()
+        .unwrap();
+    let name = "0123456789".repeat(4);
+    let request = StreamHelloRequest { name: name.clone(), count: 1, pause_ms: 0 };
+    let begun = GreeterClient::new(pool.get()).stream_hello(request).await.unwrap();
+    GreeterClient::new(pool.get()).say_hello(hello(&name)).await.unwrap();
+    assert_eq!(server.count(), 3);
+    drop(begun);
+}
+
+#[tokio::test]
 async fn a_connection_that_cannot_be_made_is_a_failure_that_a_policy_repeats() {
     let status = client(&refused_target(), quick()).say_hello(hello("ada")).await.unwrap_err();
     assert!(matches!(cause(&status), Error::Dial { .. }), "{status:?}");
@@ -570,6 +588,48 @@ async fn hedges_of_a_balanced_call_go_to_different_servers() {
         client.say_hello(hello("ada")).await.unwrap();
     }
     assert_eq!(serving.count(), 21);
+}
+
+#[tokio::test]
+async fn a_hedge_goes_to_another_server_even_if_that_has_more_to_do() {
+    const LOAD: usize = 10;
+    let idle = serve(|_| Act::Hang);
+    let busy = serve(|attempt| if attempt < LOAD { Act::Hang } else { Act::Answer });
+    let pool = StreamPool::builder().build().unwrap();
+    let mut client = GreeterClient::new(pool.channel(&*busy.target).unwrap());
+    let load: Vec<_> = (0..LOAD)
+        .map(|_| {
+            let mut client = client.clone();
+            tokio::spawn(async move { client.say_hello(hello("load")).await })
+        })
+        .collect();
+    eventually_async("one server is busy", || busy.count() == LOAD).await;
+    let targets = [idle.target.clone(), busy.target.clone()];
+    let mut balanced = GreeterClient::new(pool.balance(Addresses::list(targets)));
+    let mut request = Request::new(hello("ada"));
+    request.extensions_mut().insert(CallPolicy::from(HedgingPolicy::new(2)));
+    let call = tokio::time::timeout(Duration::from_secs(20), balanced.say_hello(request));
+    call.await.expect("one attempt goes to each server").unwrap();
+    client.say_hello(hello("ada")).await.unwrap();
+    load.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test]
+async fn while_a_target_is_throttled_a_hedged_call_has_one_attempt() {
+    let server = serve(|_| Act::Fail(Status::unavailable("down")));
+    let conn = ClientConn::builder(&server.target)
+        .retry("", HedgingPolicy::new(3))
+        .retry_throttling(2, 0.1)
+        .build()
+        .unwrap();
+    let mut client = GreeterClient::new(conn);
+    let mut request = Request::new(hello("ada"));
+    let drain = RetryPolicy::new([Code::Unavailable]).initial_backoff(Duration::from_millis(1));
+    request.extensions_mut().insert(CallPolicy::from(drain));
+    client.say_hello(request).await.unwrap_err();
+    assert_eq!(server.count(), 1, "the first failure leaves half of the tokens");
+    client.say_hello(hello("ada")).await.unwrap_err();
+    assert_eq!(server.count(), 2);
 }
 
 #[tokio::test]

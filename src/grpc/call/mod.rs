@@ -310,7 +310,7 @@ async fn send<S: Source>(
             }
         };
         // By value: what is dropped before a wait takes no room in the future.
-        let pause = match outgoing.after(outcome, timed_out, deadline) {
+        let pause = match outgoing.after(outcome, timed_out) {
             AttemptEnd::Again(pause) => pause,
             AttemptEnd::Final(outcome) => return outcome,
         };

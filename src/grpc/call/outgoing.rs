@@ -177,16 +177,10 @@ impl Outgoing {
     }
 
     /// Judges the end of an attempt. If another follows, its request is there.
-    pub(super) fn after(
-        &mut self,
-        outcome: Outcome,
-        timed_out: bool,
-        deadline: Option<Deadline>,
-    ) -> AttemptEnd {
+    pub(super) fn after(&mut self, outcome: Outcome, timed_out: bool) -> AttemptEnd {
         if self.retry.is_some()
             && let Some(failure) = failure(&outcome, timed_out)
             && let Some(pause) = self.pause(failure)
-            && deadline.is_none_or(|deadline| !deadline.has_passed())
             && let Some(again) = self.again()
         {
             self.request = Some(again);

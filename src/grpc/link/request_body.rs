@@ -658,4 +658,38 @@ mod tests {
         assert!(next(&mut body).await.is_none());
         assert!(call.begin_attempt().is_none(), "the response has begun");
     }
+
+    /// Counts how often it was woken.
+    #[derive(Default)]
+    struct Woken(std::sync::atomic::AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn an_attempt_that_waits_for_a_frame_is_woken_when_another_one_gets_it() {
+        // A body that wakes nobody: it owes that to its last poll alone, which found the frame.
+        let mut polls = 0;
+        let frames = futures_util::stream::poll_fn(move |_| {
+            polls += 1;
+            match polls {
+                2 => Poll::Ready(Some(Ok::<_, tonic::Status>(Frame::data(Bytes::from_static(b"1"))))),
+                _ => Poll::Pending,
+            }
+        });
+        let share = Share::new(crate::grpc::retry::budget::Budget::new(100));
+        let shared = SharedBody::new(Body::new(StreamBody::new(frames)), 100, share);
+        let [(_one, mut first), (_other, mut second)] = [(); 2].map(|()| shared.attempt().unwrap());
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        assert!(Pin::new(&mut first).poll_frame(&mut Context::from_waker(&waker)).is_pending());
+        let found = Pin::new(&mut second).poll_frame(&mut Context::from_waker(Waker::noop()));
+        assert!(matches!(found, Poll::Ready(Some(Ok(_)))));
+        assert_eq!(woken.0.load(std::sync::atomic::Ordering::SeqCst), 1);
+        let kept = Pin::new(&mut first).poll_frame(&mut Context::from_waker(&waker));
+        assert!(matches!(kept, Poll::Ready(Some(Ok(_)))));
+    }
 }
