@@ -593,7 +593,7 @@ async fn hedges_of_a_balanced_call_go_to_different_servers() {
 #[tokio::test]
 async fn a_hedge_goes_to_another_server_even_if_that_has_more_to_do() {
     const LOAD: usize = 10;
-    let idle = serve(|_| Act::Hang);
+    let idle = serve(|attempt| if attempt == 0 { Act::Answer } else { Act::Hang });
     let busy = serve(|attempt| if attempt < LOAD { Act::Hang } else { Act::Answer });
     let pool = StreamPool::builder().build().unwrap();
     let mut client = GreeterClient::new(pool.channel(&*busy.target).unwrap());
@@ -604,6 +604,8 @@ async fn a_hedge_goes_to_another_server_even_if_that_has_more_to_do() {
         })
         .collect();
     eventually_async("one server is busy", || busy.count() == LOAD).await;
+    let warm = pool.channel(&*idle.target).unwrap();
+    GreeterClient::new(warm).say_hello(hello("warm")).await.unwrap();
     let targets = [idle.target.clone(), busy.target.clone()];
     let mut balanced = GreeterClient::new(pool.balance(Addresses::list(targets)));
     let mut request = Request::new(hello("ada"));
