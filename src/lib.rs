@@ -54,6 +54,7 @@
 //! | `channel` | `grpc::observe`, and `grpc` | tower, hyper-timeout, httparse; tonic's `channel`, hyper's HTTP/1 |
 //! | `native-roots` | `TlsConfig::native_roots` | rustls-native-certs |
 //! | `service-config` | `service_config`: retries and hedging from the JSON of gRPC | serde_json |
+//! | `vsock` | targets `vsock:cid:port`, on Linux | tokio-vsock |
 //! | `metrics` | [`bounded`]: a pool with a name reports what it does to the `metrics` facade | metrics |
 //! | `runtime` | the module `runtime_pool` | tokio, socket2 |
 //! | `tokio` | [`bounded`]: a pool's tasks run on the tokio runtime that it is built in | tokio |

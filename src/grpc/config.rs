@@ -197,8 +197,9 @@ fn joined(own: &HeaderValue, ours: &HeaderValue) -> HeaderValue {
 
 fn host(target: &Target) -> &str {
     match &target.endpoint {
-        Endpoint::Tcp { host, .. } => host,
-        Endpoint::Unix(_) => target.authority.host(),
+        // Without its zone.
+        Endpoint::Tcp { host, .. } => host.split_once('%').map_or(host, |(address, _)| address),
+        _ => target.authority.host().trim_matches(['[', ']']),
     }
 }
 

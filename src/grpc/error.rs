@@ -148,11 +148,11 @@ pub enum RuntimeDriver {
 pub enum TargetError {
     /// Nothing but white space.
     Empty,
-    /// A scheme other than `http`, `https`, `dns` or `unix`.
+    /// A scheme other than `http`, `https`, `dns`, `ipv4`, `ipv6`, `unix`, `unix-abstract` or `vsock`.
     UnknownScheme(String),
     /// No host before the port, or no path behind `unix:`.
     MissingHost,
-    /// `host:port` and `dns:///host:port` need their port.
+    /// An authority of its own and `vsock:` need their port.
     MissingPort,
     /// The port is no number from 1 to 65535.
     #[non_exhaustive]
@@ -399,7 +399,10 @@ impl fmt::Display for TargetError {
         match self {
             TargetError::Empty => f.write_str("it is empty"),
             TargetError::UnknownScheme(scheme) => {
-                write!(f, "unknown scheme {scheme:?}: http, https, dns and unix are known")
+                write!(
+                    f,
+                    "unknown scheme {scheme:?}: http, https, dns, ipv4, ipv6, unix, unix-abstract and vsock are known"
+                )
             }
             TargetError::MissingHost => f.write_str("it names no host"),
             TargetError::MissingPort => f.write_str("it names no port"),

@@ -97,8 +97,20 @@ pub struct ClientConn {
 }
 
 impl ClientConn {
-    /// A connection to `http://host:port`, `https://host:port`, `host:port`, `dns:///host:port` or `unix:/path`, with all
-    /// options at their defaults. Does no I/O.
+    /// A connection to a target, with all options at their defaults. Does no I/O.
+    ///
+    /// | target | goes to |
+    /// |---|---|
+    /// | `http://host[:port]`, `https://host[:port]` | the host's addresses; port 80 or 443 |
+    /// | `host[:port]`, `dns:host[:port]`, `dns:///host[:port]` | the host's addresses; port 443, with TLS and without |
+    /// | `ipv4:address[:port][,...]` | these addresses, as those of one host; port 443 |
+    /// | `ipv6:address`, `ipv6:[address][:port][,...]` | the same |
+    /// | `unix:path`, `unix:///absolute/path` | a Unix socket |
+    /// | `unix-abstract:name` | a Unix socket of Linux's abstract namespace |
+    /// | `vsock:cid:port` | a socket between a virtual machine and its host (Linux, feature `vsock`) |
+    ///
+    /// The zone of an IPv6 address is written `[fe80::1%25eth0]`, as in RFC 6874; `%` and two hexadecimal digits in a path or
+    /// an abstract name are a byte. Sockets of this machine have `localhost` as their `:authority`.
     ///
     /// # Errors
     ///

@@ -21,8 +21,12 @@ pub(super) async fn connect(
     progress: &Progress,
 ) -> Result<BoxedIo, BoxError> {
     match endpoint {
-        Endpoint::Tcp { host, port } => {
-            let mut addresses = resolve::look_up(host, *port).await?;
+        Endpoint::Tcp { .. } | Endpoint::Addresses(_) => {
+            let mut addresses = match endpoint {
+                Endpoint::Tcp { host, port } => resolve::look_up(host, *port).await?,
+                Endpoint::Addresses(all) => all.clone(),
+                _ => Vec::new(),
+            };
             let first = passed_over.checked_rem(addresses.len()).unwrap_or(0);
             addresses.rotate_left(first);
             progress.at(DialPhase::Connect);
@@ -39,6 +43,14 @@ pub(super) async fn connect(
             progress.at(DialPhase::Connect);
             Ok(Box::new(tokio::net::UnixStream::connect(path).await?))
         }
+        #[cfg(all(target_os = "linux", feature = "vsock"))]
+        Endpoint::Vsock { cid, port } => {
+            progress.at(DialPhase::Connect);
+            let address = tokio_vsock::VsockAddr::new(*cid, *port);
+            Ok(Box::new(tokio_vsock::VsockStream::connect(address).await?))
+        }
+        #[cfg(not(all(target_os = "linux", feature = "vsock")))]
+        Endpoint::Vsock { .. } => Err(std::io::Error::from(std::io::ErrorKind::Unsupported).into()),
         #[cfg(not(unix))]
         Endpoint::Unix(_) => Err(std::io::Error::from(std::io::ErrorKind::Unsupported).into()),
     }

@@ -78,7 +78,8 @@ impl Addresses {
                 let (found, pause) = match look_up(&host, port).await {
                     Ok(found) => {
                         let node = |addr: &SocketAddr| Node {
-                            address: format!("{scheme}://{addr}"),
+                            // The `%` before a zone is escaped in a target.
+                            address: format!("{scheme}://{addr}").replace('%', "%25"),
                             authority: Some(Arc::clone(&authority)),
                         };
                         (Ok(found.iter().map(node).collect()), period)
