@@ -70,8 +70,10 @@ impl Tuning {
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
     pub(crate) target: Given,
-    /// What goes into `:authority`, and is the name for TLS, in the target's place.
-    authority: Option<Arc<str>>,
+    /// What goes into `:authority`, and is the name for TLS, in the target's place: as the user has it.
+    pub(crate) authority: Option<String>,
+    /// The same as the balancer has it, which knows the name that the target's address is one of.
+    resolved: Option<Arc<str>>,
     pub(crate) tls: Option<tls::SharedConfig>,
     /// For targets that use TLS where `tls` is not given.
     default_tls: tls::SharedConfig,
@@ -87,6 +89,7 @@ impl Options {
         Options {
             target: Given(target),
             authority: None,
+            resolved: None,
             tls: None,
             default_tls,
             user_agent: None,
@@ -108,19 +111,11 @@ impl Options {
 
     /// The same options for another target, which may bear the name of `authority`.
     pub(crate) fn for_target(&self, target: &str, authority: Option<&Arc<str>>) -> Self {
-        Options { target: Given(target.to_owned()), authority: authority.cloned(), ..self.clone() }
+        Options { target: Given(target.to_owned()), resolved: authority.cloned(), ..self.clone() }
     }
 
     pub(crate) fn check(self) -> Result<Settings, Error> {
         let target = Target::parse(&self.target.0)?;
-        let (authority, host) = match &self.authority {
-            None => (target.authority.clone(), host(&target).to_owned()),
-            Some(given) => {
-                let authority = target::authority(given)?;
-                let host = authority.host().trim_matches(['[', ']']).to_owned();
-                (authority, host)
-            }
-        };
         let retries = self.retries();
         let tls = match (target.tls, self.tls) {
             (Some(false), Some(_)) => {
@@ -129,6 +124,12 @@ impl Options {
             (Some(true), given) => Some(given.unwrap_or(self.default_tls)),
             (_, given) => given,
         };
+        let (authority, host) = named(
+            self.authority.as_deref(),
+            tls.as_ref().and_then(tls::SharedConfig::server_name),
+            self.resolved.as_deref(),
+            &target,
+        )?;
         let tls = match tls {
             Some(config) => Some(tls::Connector::new(config, &host)?),
             None => None,
@@ -182,11 +183,50 @@ impl Settings {
         &self,
         request: &mut Request<B>,
         path: Option<PathAndQuery>,
+        own_authority: Option<&Authority>,
         own_agent: Option<&HeaderValue>,
     ) {
-        *request.uri_mut() = self.uri(&self.authority, path);
+        *request.uri_mut() = self.uri(own_authority.unwrap_or(&self.authority), path);
         let agent = own_agent.map_or_else(|| self.user_agent.clone(), |own| joined(own, &self.user_agent));
         request.headers_mut().insert(USER_AGENT, agent);
+    }
+}
+
+/// What goes into `:authority`, and the host for TLS. As in grpc-go the order is: the user's option, the server name of TLS,
+/// what a resolver says, the target.
+fn named(
+    own: Option<&str>,
+    server_name: Option<&str>,
+    resolved: Option<&str>,
+    target: &Target,
+) -> Result<(Authority, String), Error> {
+    let wrong = |error| Error::config("authority", error);
+    let host_of = |authority: &Authority| authority.host().trim_matches(['[', ']']).to_owned();
+    if let Some(own) = own {
+        let authority = target::authority(own).map_err(wrong)?;
+        let host = host_of(&authority);
+        // Requests for one name on a connection to another are what the check of the certificate is there to prevent.
+        if server_name.is_some_and(|name| !name.eq_ignore_ascii_case(&host)) {
+            return Err(Error::config("authority", "its host is not the `server_name` of `tls`"));
+        }
+        return Ok((authority, host));
+    }
+    // A name that is no authority is reported by TLS.
+    let server_name = server_name.and_then(|name| match name.contains(':') {
+        true => target::authority(&format!("[{name}]")).ok(),
+        false => target::authority(name).ok(),
+    });
+    match (server_name, resolved) {
+        (Some(authority), _) => {
+            let host = host_of(&authority);
+            Ok((authority, host))
+        }
+        (None, Some(resolved)) => {
+            let authority = target::authority(resolved)?;
+            let host = host_of(&authority);
+            Ok((authority, host))
+        }
+        (None, None) => Ok((target.authority.clone(), host(target).to_owned())),
     }
 }
 
@@ -220,6 +260,14 @@ macro_rules! connection_options {
         /// targets use TLS only if this is set.
         pub fn tls(mut self, tls: $crate::grpc::TlsConfig) -> Self {
             self.options.tls = Some($crate::grpc::dial::tls::SharedConfig::new(tls));
+            self
+        }
+
+        /// The `:authority` of requests, `host` or `host:port`, in the place of the target's. Over TLS it is also the name that is
+        /// asked for (SNI) and expected in the certificate; a `server_name` of [`tls`](Self::tls) must be the same. A request may
+        /// have a [`CallAuthority`]($crate::grpc::CallAuthority). Default: the `server_name`, or else the target's host.
+        pub fn authority(mut self, authority: impl Into<String>) -> Self {
+            self.options.authority = Some(authority.into());
             self
         }
 

@@ -113,6 +113,15 @@ pub enum Error {
         /// The policy's.
         timeout: Duration,
     },
+    /// The request asks for an `:authority` that its connection may not carry: it was not sent. Status code `Unavailable` if
+    /// the server's certificate is not valid for that name (gRFC A81), else `FailedPrecondition`.
+    #[non_exhaustive]
+    Authority {
+        /// As the request has it, without a user and a password.
+        authority: String,
+        /// What is wrong with it.
+        source: AuthorityError,
+    },
     /// A [`StreamPool`](super::StreamPool) has as many connections to the address as it may have, all their streams are taken, and it is
     /// configured not to [wait](super::Overflow). Status code `ResourceExhausted`.
     #[non_exhaustive]
@@ -152,7 +161,7 @@ pub enum TargetError {
     UnknownScheme(String),
     /// No host before the port, or no path behind `unix:`.
     MissingHost,
-    /// An authority of its own and `vsock:` need their port.
+    /// `vsock:` needs its port.
     MissingPort,
     /// The port is no number from 1 to 65535.
     #[non_exhaustive]
@@ -167,6 +176,30 @@ pub enum TargetError {
     /// Something the form allows but a gRPC connection has no use for: a path, a user, a DNS server.
     Unsupported(&'static str),
 }
+
+/// Why a connection may not carry the `:authority` of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AuthorityError {
+    /// The server's certificate is not valid for it.
+    NotInCertificate,
+    /// The request's origin is `https` and the connection has no TLS, or the other way around.
+    Scheme,
+    /// It names a user.
+    User,
+}
+
+impl fmt::Display for AuthorityError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            AuthorityError::NotInCertificate => "the server's certificate is not valid for it",
+            AuthorityError::Scheme => "the origin's scheme is not that of the connection",
+            AuthorityError::User => "it names a user",
+        })
+    }
+}
+
+impl StdError for AuthorityError {}
 
 /// What a server's health service said instead of SERVING.
 #[derive(Clone, Debug)]
@@ -231,6 +264,8 @@ impl Error {
             | Error::InvalidConfig { .. }
             | Error::NoRuntime
             | Error::RuntimeLacks(_) => Code::FailedPrecondition,
+            Error::Authority { source: AuthorityError::NotInCertificate, .. } => Code::Unavailable,
+            Error::Authority { .. } => Code::FailedPrecondition,
             Error::Dial { .. }
             | Error::NotServing { .. }
             | Error::NotProcessed { .. }
@@ -346,6 +381,9 @@ impl fmt::Display for Error {
             Error::DeadlineExceeded { phase, timeout } => {
                 write!(f, "the call's deadline of {timeout:?} passed while {phase}")
             }
+            Error::Authority { authority, .. } => {
+                write!(f, "the connection cannot carry the authority {authority:?}")
+            }
             Error::AttemptTimeout { timeout } => {
                 write!(f, "no response to the last attempt within its {timeout:?}")
             }
@@ -368,6 +406,7 @@ impl StdError for Error {
         match self {
             Error::InvalidTarget { source, .. } => Some(source),
             Error::NotServing { source, .. } => Some(source),
+            Error::Authority { source, .. } => Some(source),
             Error::InvalidConfig { source, .. }
             | Error::Dial { source, .. }
             | Error::NotProcessed { source, .. }

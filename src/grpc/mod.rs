@@ -24,6 +24,7 @@
 //! client itself and reads along in the frames that come in. A program with one server that is always there
 //! needs no more than a `Channel`. Where it must stay, `observe` (feature `channel`) shows a part of its state.
 
+mod authority;
 mod call;
 mod client_pool;
 mod config;
@@ -47,12 +48,13 @@ mod stream_pool;
 mod target;
 mod trace;
 
+pub use self::authority::CallAuthority;
 pub use self::call::{ResponseBody, ResponseFuture, WaitForReady};
 pub use self::client_pool::{ClientPool, ClientPoolBuilder, ClientPoolStats, Discards, PooledConn};
 pub use self::conn::{ClientConn, ClientConnBuilder, ConnectivityState};
 pub use self::conn_manager::{ConnManager, Stub};
 pub use self::dial::tls::TlsConfig;
-pub use self::error::{CallPhase, DialPhase, Error, HealthError, RuntimeDriver, TargetError};
+pub use self::error::{AuthorityError, CallPhase, DialPhase, Error, HealthError, RuntimeDriver, TargetError};
 pub use self::global::{AlreadyInitialized, get_client, init_client};
 #[cfg(fuzzing)] // for `fuzz/`; no part of the crate
 #[doc(hidden)]

@@ -37,12 +37,18 @@ pub(crate) struct Target {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Endpoint {
     /// The host without the brackets of an IPv6 address. It may have a zone behind a `%`.
-    Tcp { host: String, port: u16 },
+    Tcp {
+        host: String,
+        port: u16,
+    },
     /// At least one.
     Addresses(Vec<SocketAddr>),
     /// The path of an abstract socket begins with a zero byte.
     Unix(PathBuf),
-    Vsock { cid: u32, port: u32 },
+    Vsock {
+        cid: u32,
+        port: u32,
+    },
 }
 
 impl Target {
@@ -51,9 +57,9 @@ impl Target {
     }
 }
 
-/// A name for `:authority`, with its port.
+/// A name for `:authority`.
 pub(crate) fn authority(text: &str) -> Result<Authority, Error> {
-    let parsed = parse_tcp(text, None).map(|(authority, _)| authority);
+    let parsed = parse_tcp(text, Some(HTTPS)).map(|(authority, _)| authority);
     parsed.map_err(|source| Error::InvalidTarget { target: redacted(text), source })
 }
 

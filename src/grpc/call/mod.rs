@@ -212,7 +212,9 @@ async fn send<S: Source>(
             let Some(mut request) = outgoing.request.take() else {
                 return Err(Status::internal("there is no request to send"));
             };
-            settings.address(&mut request, outgoing.path.clone(), outgoing.own_agent.as_ref());
+            let own = outgoing.origin.as_ref();
+            let own = own.map(|own| own.checked(settings.tls.is_some(), &call.link)).transpose()?;
+            settings.address(&mut request, outgoing.path.clone(), own, outgoing.own_agent.as_ref());
             if let Some(deadline) = deadline {
                 deadline.tell_what_is_left(request.headers_mut());
             }

@@ -15,6 +15,7 @@ use super::hedging::Hedging;
 use super::response_body::ResponseBody;
 use super::score::Score;
 use super::verdict::Attempts;
+use crate::grpc::authority::{CallAuthority, Origin};
 use crate::grpc::config::Rules;
 use crate::grpc::error::Error;
 use crate::grpc::link::request_body::{CallBody, RequestBody, SharedBody};
@@ -43,6 +44,7 @@ impl Prepared {
         let Rules { tuning, retries } = rules;
         let extensions = request.extensions_mut();
         let own_policy = extensions.remove::<CallPolicy>();
+        let own_authority = extensions.remove::<CallAuthority>();
         let own_wait = extensions.remove::<WaitForReady>().map(|WaitForReady(wait)| wait);
         let method = retries.method(request.uri().path());
         let policy = retries.policy(own_policy, method)?;
@@ -61,11 +63,14 @@ impl Prepared {
             codes: policy.as_ref().map(|policy| policy.codes()).unwrap_or_default(),
         });
         let (mut head, body) = request.into_parts();
-        let path = std::mem::take(&mut head.uri).into_parts().path_and_query;
+        let uri = std::mem::take(&mut head.uri).into_parts();
+        let origin = Origin::new(own_authority, uri.scheme, uri.authority)?;
+        let path = uri.path_and_query;
         let own_agent = head.headers.get(USER_AGENT).cloned();
         let call = |kept, body, request| Outgoing {
             wait_for_ready,
             path,
+            origin,
             own_agent,
             kept,
             body,
@@ -109,6 +114,8 @@ impl Prepared {
 pub(super) struct Outgoing {
     pub(super) wait_for_ready: bool,
     pub(super) path: Option<PathAndQuery>,
+    /// `None`: the connection's.
+    pub(super) origin: Option<Box<Origin>>,
     pub(super) own_agent: Option<HeaderValue>,
     /// For another attempt.
     kept: Option<KeptHead>,
@@ -145,6 +152,7 @@ impl Outgoing {
         Outgoing {
             wait_for_ready: self.wait_for_ready,
             path: self.path.clone(),
+            origin: self.origin.clone(),
             own_agent: self.own_agent.clone(),
             kept: self.kept.clone(),
             body,

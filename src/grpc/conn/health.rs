@@ -269,7 +269,7 @@ impl Service<Request<Body>> for OnLink {
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let path = std::mem::take(request.uri_mut()).into_parts().path_and_query;
         let own_agent = request.headers().get(USER_AGENT).cloned();
-        self.settings.address(&mut request, path, own_agent.as_ref());
+        self.settings.address(&mut request, path, None, own_agent.as_ref());
         // Sent once, and to its end: it is a single small message.
         let mut request = request.map(|body| CallBody::new(body, 0, None).1);
         request.body_mut().goes_on(&self.link);

@@ -25,6 +25,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use self::connector::{BoxError, Connector};
 use super::error::{DialPhase, Error};
 use super::link::one_task::{Futures, OneTask};
+use super::link::peer::Peer;
 use super::link::read_budget::ReadBudget;
 use super::link::request_body::RequestBody;
 use super::link::tap::{BoxedIo, Tap, WhileOpen};
@@ -116,7 +117,7 @@ pub(in crate::grpc) async fn establish(
     open: Option<WhileOpen>,
     progress: &Progress,
 ) -> Result<(SendRequest<RequestBody>, OneTask), BoxError> {
-    let io = connect(way, progress).await?;
+    let io = connect(way, link, progress).await?;
     progress.at(DialPhase::Settings);
     let budget = ReadBudget::new();
     let io_is_system = way.tls.is_none() && way.options.connector.is_none();
@@ -160,7 +161,7 @@ pub(in crate::grpc) async fn establish(
 }
 
 /// A connected stream, TLS included.
-async fn connect(way: &Way<'_>, progress: &Progress) -> Result<BoxedIo, BoxError> {
+async fn connect(way: &Way<'_>, link: &Link, progress: &Progress) -> Result<BoxedIo, BoxError> {
     let io = match &way.options.connector {
         None => socket::connect(way.endpoint, way.options, way.passed_over, progress).await?,
         Some(connector) => {
@@ -175,7 +176,12 @@ async fn connect(way: &Way<'_>, progress: &Progress) -> Result<BoxedIo, BoxError
         None => Ok(io),
         Some(tls) => {
             progress.at(DialPhase::Tls);
-            Ok(Box::new(tls.connect(io).await?))
+            let io = tls.connect(io).await?;
+            let certificates = io.get_ref().1.peer_certificates();
+            if let Some(certificate) = certificates.and_then(<[_]>::first) {
+                link.set_peer(Peer::new(certificate.clone().into_owned()));
+            }
+            Ok(Box::new(io))
         }
     }
 }

@@ -81,7 +81,8 @@ impl TlsConfig {
         self
     }
 
-    /// The name to ask for (SNI) and to expect in the server's certificate. Default: the target's host.
+    /// The name to ask for (SNI) and to expect in the server's certificate. Requests have it as their `:authority`, too. Default:
+    /// the target's host.
     pub fn server_name(mut self, name: impl Into<String>) -> Self {
         self.server_name = Some(name.into());
         self
@@ -106,6 +107,11 @@ struct Inner {
 impl SharedConfig {
     pub(in crate::grpc) fn new(config: TlsConfig) -> Self {
         SharedConfig(Arc::new(Inner { config, ..Inner::default() }))
+    }
+
+    /// The name that was given in place of the target's host.
+    pub(in crate::grpc) fn server_name(&self) -> Option<&str> {
+        self.0.config.server_name.as_deref()
     }
 
     fn check(&self) -> Result<Arc<ClientConfig>, Error> {
@@ -139,7 +145,7 @@ pub(crate) struct Connector {
 
 impl Connector {
     pub(in crate::grpc) fn new(shared: SharedConfig, host: &str) -> Result<Self, Error> {
-        let name = shared.0.config.server_name.as_deref().unwrap_or(host);
+        let name = shared.server_name().unwrap_or(host);
         let name = ServerName::try_from(name.to_owned()).map_err(|error| Error::config("tls", error))?;
         shared.check()?;
         Ok(Connector { shared, name })

@@ -15,6 +15,7 @@
 
 pub(in crate::grpc) mod frames;
 pub(in crate::grpc) mod one_task;
+pub(in crate::grpc) mod peer;
 pub(in crate::grpc) mod read_budget;
 #[cfg(any(test, fuzzing))]
 pub(in crate::grpc) mod reading;
@@ -30,6 +31,7 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 
 use self::frames::{GoAway, Settings};
+use self::peer::Peer;
 use self::request_body::Attempt;
 use self::slots::Slots;
 use crate::primitive::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -133,6 +135,8 @@ pub(crate) struct Link {
     born: Instant,
     /// On which runtime it is driven.
     runtime: OnceLock<runtime::Id>,
+    /// Whose certificate was verified; absent without TLS.
+    peer: OnceLock<Peer>,
     /// When it was handed over to calls.
     in_use_since: OnceLock<Instant>,
     /// Whether a call was ever counted on it.
@@ -166,6 +170,7 @@ impl Link {
             begun_for: Mutex::new(None),
             head_left: AtomicU32::new(0),
             writing: AtomicBool::new(false),
+            peer: OnceLock::new(),
             sealed: AtomicBool::new(false),
             watched: AtomicBool::new(false),
             slots: Slots::new(),
@@ -243,6 +248,15 @@ impl Link {
 
     pub(crate) fn is_killed(&self) -> bool {
         self.killed.load(Ordering::Acquire)
+    }
+
+    pub(in crate::grpc) fn peer(&self) -> Option<&Peer> {
+        self.peer.get()
+    }
+
+    /// The server has proved its name.
+    pub(in crate::grpc) fn set_peer(&self, peer: Peer) {
+        let _ = self.peer.set(peer);
     }
 
     /// To be called under the owner's lock: see `calls`.
