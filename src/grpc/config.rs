@@ -7,6 +7,7 @@ use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{HeaderValue, Request};
 
 use super::dial;
+use super::dial::certificates;
 use super::dial::tls::{self, TlsConfig};
 use super::error::Error;
 use super::options::Backoff;
@@ -74,9 +75,9 @@ pub(crate) struct Options {
     pub(crate) authority: Option<String>,
     /// The same as the balancer has it, which knows the name that the target's address is one of.
     resolved: Option<Arc<str>>,
-    pub(crate) tls: Option<tls::SharedConfig>,
+    pub(crate) tls: Option<certificates::SharedConfig>,
     /// For targets that use TLS where `tls` is not given.
-    default_tls: tls::SharedConfig,
+    default_tls: certificates::SharedConfig,
     pub(crate) user_agent: Option<String>,
     pub(crate) tuning: Tuning,
     /// Of all the targets of a pool.
@@ -85,7 +86,7 @@ pub(crate) struct Options {
 
 impl Options {
     pub(crate) fn new(target: String, backoff: Backoff) -> Self {
-        let default_tls = tls::SharedConfig::new(TlsConfig::new());
+        let default_tls = certificates::SharedConfig::new(TlsConfig::new());
         Options {
             target: Given(target),
             authority: None,
@@ -126,7 +127,7 @@ impl Options {
         };
         let (authority, host) = named(
             self.authority.as_deref(),
-            tls.as_ref().and_then(tls::SharedConfig::server_name),
+            tls.as_ref().and_then(certificates::SharedConfig::server_name),
             self.resolved.as_deref(),
             &target,
         )?;
@@ -259,7 +260,7 @@ macro_rules! connection_options {
         /// TLS settings. An `https` target without them trusts the webpki roots; `host:port`, `dns:` and `unix:`
         /// targets use TLS only if this is set.
         pub fn tls(mut self, tls: $crate::grpc::TlsConfig) -> Self {
-            self.options.tls = Some($crate::grpc::dial::tls::SharedConfig::new(tls));
+            self.options.tls = Some($crate::grpc::dial::certificates::SharedConfig::new(tls));
             self
         }
 

@@ -53,7 +53,7 @@ pub use self::call::{ResponseBody, ResponseFuture, WaitForReady};
 pub use self::client_pool::{ClientPool, ClientPoolBuilder, ClientPoolStats, Discards, PooledConn};
 pub use self::conn::{ClientConn, ClientConnBuilder, ConnectivityState};
 pub use self::conn_manager::{ConnManager, Stub};
-pub use self::dial::tls::TlsConfig;
+pub use self::dial::tls::{TlsConfig, TlsHandle};
 pub use self::error::{AuthorityError, CallPhase, DialPhase, Error, HealthError, RuntimeDriver, TargetError};
 pub use self::global::{AlreadyInitialized, get_client, init_client};
 #[cfg(fuzzing)] // for `fuzz/`; no part of the crate

@@ -7,6 +7,7 @@
 //! Nothing here knows a connection: `conn` decides when to dial and what to do with the outcome.
 
 pub(in crate::grpc) mod backoff;
+pub(in crate::grpc) mod certificates;
 pub(in crate::grpc) mod connector;
 pub(in crate::grpc) mod gate;
 mod happy_eyeballs;

@@ -1,17 +1,17 @@
 //! TLS by rustls, with ring named as its provider: no process-wide default is asked for or set.
 
 use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
+use tokio_rustls::rustls::pki_types::ServerName;
 
+use super::certificates::{Pushed, SharedConfig};
 use super::connector::BoxError;
 use crate::grpc::error::Error;
-use crate::primitive::{Arc, OnceLock};
 
 /// Whom an `https` connection trusts, and by which name it asks.
 ///
@@ -23,19 +23,39 @@ use crate::primitive::{Arc, OnceLock};
 ///     .build()?;
 /// # Ok(()) }
 /// ```
+///
+/// # Certificates that change
+///
+/// What is given as files is read by the first dial, and again by a dial that comes after the
+/// [interval](Self::reload_interval), on a thread for blocking work. If the files have changed, that handshake and all later
+/// ones use what is in them now. If they cannot be read, or the key is not that of the certificate, the last good ones
+/// stay in use and the files are read again after 5 s or the interval, whichever is shorter; a certificate and its key need not be
+/// replaced at the same instant.
+///
+/// A program that gets its certificates otherwise pushes them through a [`TlsHandle`].
+///
+/// Either way connections that are up stay, and their calls go on;
+/// [`max_connection_age`](super::super::ClientConnBuilder::max_connection_age) bounds how long. TLS sessions are resumed by the
+/// connections of a pool, and not beyond a change: a resumed session skips the check of the server's certificate.
 #[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct TlsConfig {
-    roots: Roots,
-    ca_pem: Vec<Vec<u8>>,
+    pub(super) roots: Roots,
+    pub(super) ca_pem: Vec<Vec<u8>>,
+    pub(super) ca_files: Vec<PathBuf>,
     server_name: Option<String>,
     /// Certificates and key, in PEM form.
-    identity: Option<(Vec<u8>, Secret)>,
+    pub(super) identity: Option<(Vec<u8>, Secret)>,
+    /// The files of the same.
+    pub(super) identity_files: Option<(PathBuf, PathBuf)>,
+    pub(super) reload_interval: Option<Duration>,
+    /// In the place of all that but the name.
+    pub(super) pushed: Option<Pushed>,
 }
 
 /// Does not show in `Debug`.
-#[derive(Clone)]
-struct Secret(Vec<u8>);
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Secret(pub(super) Vec<u8>);
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -44,7 +64,7 @@ impl fmt::Debug for Secret {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Roots {
+pub(super) enum Roots {
     #[default]
     Webpki,
     #[cfg(feature = "native-roots")]
@@ -54,6 +74,10 @@ enum Roots {
 }
 
 impl TlsConfig {
+    pub(super) fn given_server_name(&self) -> Option<&str> {
+        self.server_name.as_deref()
+    }
+
     /// Trusts the roots that the `webpki-roots` crate carries: Mozilla's list.
     pub fn new() -> Self {
         Self::default()
@@ -81,6 +105,30 @@ impl TlsConfig {
         self
     }
 
+    /// The same, in a file, which may [change](Self#certificates-that-change).
+    pub fn ca_certificate_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.roots = Roots::Given;
+        self.ca_files.push(path.into());
+        self
+    }
+
+    /// The same as [`client_identity_pem`](Self::client_identity_pem), in two files, which may
+    /// [change](Self#certificates-that-change). Takes precedence over it.
+    pub fn client_identity_files(
+        mut self,
+        certificates: impl Into<PathBuf>,
+        key: impl Into<PathBuf>,
+    ) -> Self {
+        self.identity_files = Some((certificates.into(), key.into()));
+        self
+    }
+
+    /// How old what was read from files may be for a new connection. More than zero; default: 10 minutes.
+    pub fn reload_interval(mut self, interval: Duration) -> Self {
+        self.reload_interval = Some(interval);
+        self
+    }
+
     /// The name to ask for (SNI) and to expect in the server's certificate. Requests have it as their `:authority`, too. Default:
     /// the target's host.
     pub fn server_name(mut self, name: impl Into<String>) -> Self {
@@ -89,50 +137,47 @@ impl TlsConfig {
     }
 }
 
-/// A [`TlsConfig`] and what rustls made of it, once for all the connections of a pool, whatever their addresses: it is
-/// expensive to make, and sessions that can be resumed are kept in it. Clones share it.
+/// Pushes certificates into connections and pools that exist: their next handshakes use them.
+///
+/// ```
+/// # use cenote::grpc::{ClientPool, Error, TlsConfig, TlsHandle};
+/// # fn main() -> Result<(), Error> {
+/// let tls = TlsHandle::new(TlsConfig::new())?;
+/// let pool = ClientPool::builder("https://greeter.internal").tls(tls.config()).build()?;
+/// // Later, with what the secret store says now:
+/// tls.set(TlsConfig::new())?;
+/// # Ok(()) }
+/// ```
+///
+/// Clones are the same handle. Its drop changes nothing: the last configuration stays in use.
 #[derive(Clone, Debug)]
-pub(in crate::grpc) struct SharedConfig(Arc<Inner>);
+pub struct TlsHandle(Pushed);
 
-#[derive(Debug, Default)]
-struct Inner {
-    config: TlsConfig,
-    /// Made by the first check of the options, from what was given; the roots of the operating system are not in it.
-    given: OnceLock<Result<Arc<ClientConfig>, Error>>,
-    /// With those roots, if they are asked for: they are files, read by the first dial.
-    #[cfg(feature = "native-roots")]
-    native: tokio::sync::OnceCell<Arc<ClientConfig>>,
-}
-
-impl SharedConfig {
-    pub(in crate::grpc) fn new(config: TlsConfig) -> Self {
-        SharedConfig(Arc::new(Inner { config, ..Inner::default() }))
+impl TlsHandle {
+    /// A handle, with the configuration that is in use until another is [set](Self::set). Reads its files, if it has any: on the
+    /// thread that calls, which blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`], with what is wrong as its source.
+    pub fn new(config: TlsConfig) -> Result<Self, Error> {
+        Pushed::new(config).map(TlsHandle)
     }
 
-    /// The name that was given in place of the target's host.
-    pub(in crate::grpc) fn server_name(&self) -> Option<&str> {
-        self.0.config.server_name.as_deref()
+    /// The configuration for a builder. It follows the handle, but for a [`server_name`](TlsConfig::server_name), which the
+    /// builder's has to itself.
+    pub fn config(&self) -> TlsConfig {
+        TlsConfig { pushed: Some(self.0.clone()), ..TlsConfig::new() }
     }
 
-    fn check(&self) -> Result<Arc<ClientConfig>, Error> {
-        let Inner { config, given, .. } = &*self.0;
-        given.get_or_init(|| client_config(config, given_roots(config)?)).clone()
-    }
-
-    /// What a dial uses, after the check.
-    async fn client(&self) -> Result<Arc<ClientConfig>, Error> {
-        #[cfg(feature = "native-roots")]
-        if self.0.config.roots == Roots::Native {
-            // In turn: the first dial reads them for all. A dial that is dropped meanwhile leaves it to the next.
-            let load = || async {
-                let inner = Arc::clone(&self.0);
-                let load = move || client_config(&inner.config, native_roots(&inner.config)?);
-                // Not on a worker of the runtime: these are hundreds of files on some systems.
-                tokio::task::spawn_blocking(load).await.map_err(|error| Error::config("tls", error))?
-            };
-            return self.0.native.get_or_try_init(load).await.cloned();
-        }
-        self.check()
+    /// Replaces the configuration. Handshakes that run go on with the old one. Reads its files as [`new`](Self::new) does; its
+    /// `server_name` has no effect.
+    ///
+    /// # Errors
+    ///
+    /// As of [`new`](Self::new). The last good configuration stays in use.
+    pub fn set(&self, config: TlsConfig) -> Result<(), Error> {
+        self.0.set(config)
     }
 }
 
@@ -165,81 +210,10 @@ impl Connector {
     }
 }
 
-const ALPN_H2: &[u8] = b"h2";
+pub(super) const ALPN_H2: &[u8] = b"h2";
 
 impl fmt::Debug for Connector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connector").field("name", &self.name).finish_non_exhaustive()
-    }
-}
-
-fn client_config(config: &TlsConfig, roots: RootCertStore) -> Result<Arc<ClientConfig>, Error> {
-    let client = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| Error::config("tls", error))?
-        .with_root_certificates(roots);
-    let mut client = match &config.identity {
-        None => client.with_no_client_auth(),
-        Some((certificates, key)) => {
-            let wrong = |error| Error::config("client_identity_pem", error);
-            let certificates: Vec<_> =
-                CertificateDer::pem_slice_iter(certificates).collect::<Result<_, _>>().map_err(wrong)?;
-            let key = PrivateKeyDer::from_pem_slice(&key.0).map_err(wrong)?;
-            if certificates.is_empty() {
-                return Err(Error::config("client_identity_pem", "there is no certificate in it"));
-            }
-            client
-                .with_client_auth_cert(certificates, key)
-                .map_err(|error| Error::config("client_identity_pem", error))?
-        }
-    };
-    client.alpn_protocols = vec![ALPN_H2.to_vec()];
-    Ok(Arc::new(client))
-}
-
-/// All but those of the operating system.
-fn given_roots(config: &TlsConfig) -> Result<RootCertStore, Error> {
-    let mut store = RootCertStore::empty();
-    if config.roots == Roots::Webpki {
-        store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-    }
-    for pem in &config.ca_pem {
-        let before = store.len();
-        for certificate in CertificateDer::pem_slice_iter(pem) {
-            let certificate = certificate.map_err(|error| Error::config("ca_certificate_pem", error))?;
-            store.add(certificate).map_err(|error| Error::config("ca_certificate_pem", error))?;
-        }
-        if store.len() == before {
-            return Err(Error::config("ca_certificate_pem", "there is no certificate in it"));
-        }
-    }
-    Ok(store)
-}
-
-/// Those of the operating system, and what was given beside them. Reads files.
-#[cfg(feature = "native-roots")]
-fn native_roots(config: &TlsConfig) -> Result<RootCertStore, Error> {
-    let mut store = given_roots(config)?;
-    let found = rustls_native_certs::load_native_certs();
-    let (added, _) = store.add_parsable_certificates(found.certs);
-    if added > 0 {
-        return Ok(store);
-    }
-    Err(match found.errors.into_iter().next() {
-        Some(error) => Error::config("tls", error),
-        None => Error::config("tls", "the operating system has no root certificates"),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_addresses_of_a_pool_share_what_is_made_of_its_configuration() {
-        let shared = SharedConfig::new(TlsConfig::new());
-        let [one, other] = ["one", "other"].map(|host| Connector::new(shared.clone(), host).unwrap());
-        assert!(Arc::ptr_eq(&one.shared.check().unwrap(), &other.shared.check().unwrap()));
-        assert_ne!(one.name, other.name);
     }
 }
