@@ -779,7 +779,7 @@ fn bad_options_are_typed_errors_that_name_the_option() {
 
 #[test]
 fn a_bad_target_is_a_typed_error_with_its_cause() {
-    for target in ["", "http://", "ftp://x:1", "http://h:65536", "localhost", "http://h:1/path", "::1"] {
+    for target in ["", "http://", "ftp://x:1", "http://h:65536", "localhost:", "http://h:1/path", "::1"] {
         let error = ClientConn::new(target).unwrap_err();
         assert!(matches!(error, Error::InvalidTarget { .. }), "{target}: {error:?}");
         assert!(error.source().is_some_and(|source| !source.to_string().is_empty()), "{target}");
