@@ -53,6 +53,7 @@
 //! | `grpc` | the module `grpc` | tokio, tonic (no default features), hyper, h2, rustls with ring, webpki-roots |
 //! | `channel` | `grpc::observe`, and `grpc` | tower, hyper-timeout, httparse; tonic's `channel`, hyper's HTTP/1 |
 //! | `native-roots` | `TlsConfig::native_roots` | rustls-native-certs |
+//! | `rustls` | `TlsConfig::from_rustls` | none |
 //! | `service-config` | `service_config`: retries and hedging from the JSON of gRPC | serde_json |
 //! | `vsock` | targets `vsock:cid:port`, on Linux | tokio-vsock |
 //! | `metrics` | [`bounded`]: a pool with a name reports what it does to the `metrics` facade | metrics |

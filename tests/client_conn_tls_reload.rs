@@ -4,10 +4,15 @@
 mod support;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use cenote::grpc::{ClientConn, ClientPool, DialPhase, Error, StreamPool, TlsConfig, TlsHandle};
 use cenote_proto::greeter_client::GreeterClient;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use tonic::Status;
 use tonic::transport::{Certificate, ServerTlsConfig};
 
@@ -239,6 +244,32 @@ async fn an_identity_that_is_pushed_is_that_of_the_next_handshake_and_a_bad_one_
         assert!(matches!(error, Error::InvalidConfig { .. }), "{error:?}");
     }
     call(conn()).await.unwrap();
+}
+
+/// The authority's certificate alone is trusted.
+fn made_with_rustls(authority: &Authority) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(authority.pem().as_bytes()).unwrap()).unwrap();
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Arc::new(config)
+}
+
+#[tokio::test]
+async fn a_configuration_of_rustls_is_used_as_it_is_and_may_be_pushed() {
+    let [one, other] = [(); 2].map(|()| Authority::new());
+    let (_server, target) = serve(&one);
+    let trusted = || TlsConfig::from_rustls(made_with_rustls(&one));
+    let conn = |tls| ClientConn::builder(&target).tls(tls).build().unwrap();
+    call(conn(trusted())).await.unwrap();
+    assert!(is_refused_by_tls(call(conn(trusted().server_name("elsewhere"))).await));
+    let handle = TlsHandle::new(trusted()).unwrap();
+    call(conn(handle.config())).await.unwrap();
+    handle.set(TlsConfig::from_rustls(made_with_rustls(&other))).unwrap();
+    assert!(is_refused_by_tls(call(conn(handle.config())).await));
 }
 
 #[test]

@@ -19,6 +19,8 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
 
+#[cfg(feature = "rustls")]
+use super::tls::Custom;
 use super::tls::{ALPN_H2, Roots, Secret, TlsConfig};
 use crate::grpc::error::{Error, with_causes};
 use crate::grpc::trace::trace_event;
@@ -131,6 +133,10 @@ impl SharedConfig {
 impl Inner {
     /// Whether the configuration is made of what has to be read.
     fn is_read(&self) -> bool {
+        #[cfg(feature = "rustls")]
+        if self.config.custom.is_some() {
+            return false;
+        }
         #[cfg(feature = "native-roots")]
         if self.config.roots == Roots::Native {
             return true;
@@ -143,6 +149,10 @@ impl Inner {
     }
 
     fn given(&self) -> Result<Arc<ClientConfig>, Error> {
+        #[cfg(feature = "rustls")]
+        if let Some(Custom(config)) = &self.config.custom {
+            return Ok(Arc::clone(config));
+        }
         let make = || {
             let material = Material::given(&self.config);
             client_config(&material, given_roots(&self.config, &material)?)

@@ -7,11 +7,15 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+#[cfg(feature = "rustls")]
+use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::certificates::{Pushed, SharedConfig};
 use super::connector::BoxError;
 use crate::grpc::error::Error;
+#[cfg(feature = "rustls")]
+use crate::primitive::Arc;
 
 /// Whom an `https` connection trusts, and by which name it asks.
 ///
@@ -50,7 +54,22 @@ pub struct TlsConfig {
     pub(super) identity_files: Option<(PathBuf, PathBuf)>,
     pub(super) reload_interval: Option<Duration>,
     /// In the place of all that but the name.
+    #[cfg(feature = "rustls")]
+    pub(super) custom: Option<Custom>,
+    /// The same.
     pub(super) pushed: Option<Pushed>,
+}
+
+/// Made by the user.
+#[cfg(feature = "rustls")]
+#[derive(Clone)]
+pub(super) struct Custom(pub(super) Arc<ClientConfig>);
+
+#[cfg(feature = "rustls")]
+impl fmt::Debug for Custom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientConfig").finish_non_exhaustive()
+    }
 }
 
 /// Does not show in `Debug`.
@@ -76,6 +95,27 @@ pub(super) enum Roots {
 impl TlsConfig {
     pub(super) fn given_server_name(&self) -> Option<&str> {
         self.server_name.as_deref()
+    }
+
+    /// A configuration that was made with rustls 0.23: with a verifier, a provider of cryptography or a source of client
+    /// certificates of one's own. All other options of this type but [`server_name`](Self::server_name) are ignored. If it does not
+    /// offer the protocol `h2` (ALPN), a copy that offers `h2` alone is used.
+    ///
+    /// rustls resumes a session without asking the verifier again. To change what a verifier trusts, push another
+    /// configuration through a [`TlsHandle`].
+    #[cfg(feature = "rustls")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "rustls")))]
+    pub fn from_rustls(config: Arc<ClientConfig>) -> Self {
+        let offers_h2 = config.alpn_protocols.iter().any(|protocol| protocol == ALPN_H2);
+        let config = match offers_h2 {
+            true => config,
+            false => {
+                let mut config = ClientConfig::clone(&config);
+                config.alpn_protocols = vec![ALPN_H2.to_vec()];
+                Arc::new(config)
+            }
+        };
+        TlsConfig { custom: Some(Custom(config)), ..Self::default() }
     }
 
     /// Trusts the roots that the `webpki-roots` crate carries: Mozilla's list.
