@@ -363,16 +363,16 @@ async fn a_request_that_fits_is_sent_again_from_its_first_message_and_one_that_d
     }
 }
 
+fn pool_that_keeps_64_bytes(server: &ScriptedServer) -> ClientPool {
+    let builder = ClientPool::builder(&server.target).retry("", quick());
+    builder.resend_buffer(0).retry_buffer(64, 64).build().unwrap()
+}
+
 #[tokio::test]
 async fn calls_that_are_over_return_what_they_kept_to_the_pool() {
     let server =
         serve(|attempt| if attempt % 2 == 0 { Act::Fail(Status::unavailable("odd")) } else { Act::Answer });
-    let pool = ClientPool::builder(&server.target)
-        .retry("", quick())
-        .resend_buffer(0)
-        .retry_buffer(64, 64)
-        .build()
-        .unwrap();
+    let pool = pool_that_keeps_64_bytes(&server);
     for call in 0..50 {
         let outcome = GreeterClient::new(pool.get()).say_hello(hello("0123456789")).await;
         outcome.unwrap_or_else(|status| panic!("call {call} was not kept: {status}"));
@@ -384,12 +384,7 @@ async fn calls_that_are_over_return_what_they_kept_to_the_pool() {
 async fn a_call_whose_response_has_begun_keeps_nothing_of_its_request() {
     let server =
         serve(|attempt| if attempt == 1 { Act::Fail(Status::unavailable("once")) } else { Act::Answer });
-    let pool = ClientPool::builder(&server.target)
-        .retry("", quick())
-        .resend_buffer(0)
-        .retry_buffer(64, 64)
-        .build()
-        .unwrap();
+    let pool = pool_that_keeps_64_bytes(&server);
     let name = "0123456789".repeat(4);
     let request = StreamHelloRequest { name: name.clone(), count: 1, pause_ms: 0 };
     let begun = GreeterClient::new(pool.get()).stream_hello(request).await.unwrap();

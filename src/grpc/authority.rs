@@ -6,7 +6,7 @@ use http::uri::{Authority, Scheme};
 
 use super::error::{AuthorityError, Error};
 use super::link::Link;
-use super::target::redacted;
+use super::target::{host_of, redacted};
 
 /// In a request's extensions: what goes into its `:authority`, in the place of the connection's. A proxy or a server with several
 /// names routes by it.
@@ -75,7 +75,7 @@ impl Origin {
         if self.scheme.as_ref().is_some_and(|scheme| *scheme != expected) {
             return Err(self.refused(AuthorityError::Scheme));
         }
-        let host = self.authority.host().trim_matches(['[', ']']);
+        let host = host_of(&self.authority);
         match is_tls && !link.peer().is_some_and(|peer| peer.has_name(host)) {
             true => Err(self.refused(AuthorityError::NotInCertificate)),
             false => Ok(&self.authority),

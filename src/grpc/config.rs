@@ -201,34 +201,27 @@ fn named(
     resolved: Option<&str>,
     target: &Target,
 ) -> Result<(Authority, String), Error> {
-    let wrong = |error| Error::config("authority", error);
-    let host_of = |authority: &Authority| authority.host().trim_matches(['[', ']']).to_owned();
-    if let Some(own) = own {
-        let authority = target::authority(own).map_err(wrong)?;
-        let host = host_of(&authority);
-        // Requests for one name on a connection to another are what the check of the certificate is there to prevent.
-        if server_name.is_some_and(|name| !name.eq_ignore_ascii_case(&host)) {
-            return Err(Error::config("authority", "its host is not the `server_name` of `tls`"));
+    let authority = match own {
+        Some(own) => target::authority(own).map_err(|error| Error::config("authority", error))?,
+        None => {
+            // A name that is no authority is reported by TLS.
+            let server_name = server_name.and_then(|name| match name.contains(':') {
+                true => target::authority(&format!("[{name}]")).ok(),
+                false => target::authority(name).ok(),
+            });
+            match (server_name, resolved) {
+                (Some(name), _) => name,
+                (None, Some(resolved)) => target::authority(resolved)?,
+                (None, None) => return Ok((target.authority.clone(), host(target).to_owned())),
+            }
         }
-        return Ok((authority, host));
+    };
+    let host = target::host_of(&authority).to_owned();
+    // Requests for one name on a connection to another are what the check of the certificate is there to prevent.
+    if own.is_some() && server_name.is_some_and(|name| !name.eq_ignore_ascii_case(&host)) {
+        return Err(Error::config("authority", "its host is not the `server_name` of `tls`"));
     }
-    // A name that is no authority is reported by TLS.
-    let server_name = server_name.and_then(|name| match name.contains(':') {
-        true => target::authority(&format!("[{name}]")).ok(),
-        false => target::authority(name).ok(),
-    });
-    match (server_name, resolved) {
-        (Some(authority), _) => {
-            let host = host_of(&authority);
-            Ok((authority, host))
-        }
-        (None, Some(resolved)) => {
-            let authority = target::authority(resolved)?;
-            let host = host_of(&authority);
-            Ok((authority, host))
-        }
-        (None, None) => Ok((target.authority.clone(), host(target).to_owned())),
-    }
+    Ok((authority, host))
 }
 
 fn joined(own: &HeaderValue, ours: &HeaderValue) -> HeaderValue {
@@ -240,7 +233,7 @@ fn host(target: &Target) -> &str {
     match &target.endpoint {
         // Without its zone.
         Endpoint::Tcp { host, .. } => host.split_once('%').map_or(host, |(address, _)| address),
-        _ => target.authority.host().trim_matches(['[', ']']),
+        _ => target::host_of(&target.authority),
     }
 }
 

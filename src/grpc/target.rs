@@ -63,6 +63,11 @@ pub(crate) fn authority(text: &str) -> Result<Authority, Error> {
     parsed.map_err(|source| Error::InvalidTarget { target: redacted(text), source })
 }
 
+/// Its host, without the brackets of an IPv6 address.
+pub(crate) fn host_of(authority: &Authority) -> &str {
+    authority.host().trim_matches(['[', ']'])
+}
+
 /// A target as the user gave it. It is not known to be valid; a user and a password in it are in no output.
 #[derive(Clone)]
 pub(crate) struct Given(pub(crate) String);

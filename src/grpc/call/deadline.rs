@@ -42,10 +42,8 @@ impl Deadline {
     pub(super) fn tell_what_is_left(&self, headers: &mut HeaderMap) {
         let left = self.at.saturating_duration_since(Instant::now());
         // Most calls do not wait at all.
-        if left + WORTH_TELLING < self.timeout
-            && let Ok(value) = HeaderValue::try_from(timeout_text(left))
-        {
-            headers.insert(GRPC_TIMEOUT, value);
+        if left + WORTH_TELLING < self.timeout {
+            set_grpc_timeout(headers, left);
         }
     }
 
@@ -59,7 +57,6 @@ const WORTH_TELLING: Duration = Duration::from_millis(1);
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
-/// As a header, for a request that has no deadline of its own.
 pub(super) fn set_grpc_timeout(headers: &mut HeaderMap, timeout: Duration) {
     if let Ok(value) = HeaderValue::try_from(timeout_text(timeout)) {
         headers.insert(GRPC_TIMEOUT, value);

@@ -2,13 +2,12 @@
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use http::Response;
 use tokio::time::{Instant, sleep_until};
 use tonic::Status;
 
 use super::deadline::Deadline;
-use super::outgoing::{Outgoing, failure};
-use super::response_body::ResponseBody;
+use super::outgoing::{Common, Outcome, Outgoing, failure};
+use super::score::Score;
 use super::{Source, send};
 use crate::grpc::link::request_body::SharedBody;
 use crate::grpc::options::YEAR;
@@ -22,8 +21,7 @@ pub(super) struct Hedging {
     pub(super) policy: Arc<CallPolicy>,
     pub(super) most: u32,
     pub(super) body: SharedBody,
-    /// What the attempts have in common.
-    pub(super) template: Outgoing,
+    pub(super) common: Common,
 }
 
 /// To the first outcome. What is dropped with this future is canceled.
@@ -31,8 +29,8 @@ pub(super) async fn run<S: Source>(
     source: &mut S,
     hedging: &mut Hedging,
     deadline: Option<Deadline>,
-) -> Result<Response<ResponseBody>, Status> {
-    let Hedging { policy, most, body, template } = hedging;
+) -> Outcome {
+    let Hedging { policy, most, body, common } = hedging;
     let CallPolicy::Hedge(policy) = &**policy else {
         return Err(Status::internal("a call without a hedging policy is hedged"));
     };
@@ -42,17 +40,17 @@ pub(super) async fn run<S: Source>(
     let mut next = Instant::now();
     let mut outcome = Err(Status::internal("the call was not sent"));
     loop {
-        let is_throttled = || template.score.as_ref().is_some_and(|score| !score.bucket.allows());
+        let is_throttled = || common.score.as_ref().is_some_and(|score| !score.bucket.allows());
         if state.may_begin(*most) && next <= Instant::now() {
             match body.attempt() {
                 Some((body, first)) if !state.has_begun() || !is_throttled() => {
                     let mut source = source.fork();
-                    let mut outgoing = template.hedge(state.begin(), Arc::clone(&body), first);
+                    let mut outgoing = Outgoing::hedge(common, state.begin(), Arc::clone(&body), first);
                     attempts.push(async move {
                         let outcome = send(&mut source, &mut outgoing, deadline).await;
                         (outcome, body.is_left_behind())
                     });
-                    next = Instant::now() + policy.pause_between().min(YEAR);
+                    next = Instant::now() + policy.delay.min(YEAR);
                 }
                 _ => state.stop(),
             }
@@ -61,12 +59,11 @@ pub(super) async fn run<S: Source>(
         if attempts.is_empty() && !state.may_begin(*most) {
             return outcome;
         }
-        let ended = tokio::select! {
+        let (ended, is_left_behind) = tokio::select! {
             biased;
             Some(ended) = attempts.next() => ended,
             () = sleep_until(next), if state.may_begin(*most) => continue,
         };
-        let (ended, is_left_behind) = ended;
         if is_left_behind {
             state.left_behind();
             continue;
@@ -75,7 +72,7 @@ pub(super) async fn run<S: Source>(
         if deadline.is_some_and(|deadline| deadline.has_passed()) {
             return ended;
         }
-        let count = || template.score.as_ref().is_none_or(|score| score.bucket.failure());
+        let count = || Score::failure(common.score.as_ref());
         match state.failed(policy, *most, failure, count) {
             AfterHedge::Ends => return ended,
             AfterHedge::Next(pause) => next = Instant::now() + pause,

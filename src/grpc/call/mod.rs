@@ -188,7 +188,7 @@ async fn send<S: Source>(
         let mut timed_out = false;
         // Left with what may be sent again; all else returns.
         let outcome = 'attempt: {
-            let wait = pin!(source.lease(outgoing.wait_for_ready));
+            let wait = pin!(source.lease(outgoing.common.wait_for_ready));
             let leased = within(deadline, CallPhase::Connect, wait).await?;
             let (Lease { mut send, mut call }, settings) = match leased {
                 Ok(leased) => leased,
@@ -212,9 +212,14 @@ async fn send<S: Source>(
             let Some(mut request) = outgoing.request.take() else {
                 return Err(Status::internal("there is no request to send"));
             };
-            let own = outgoing.origin.as_ref();
+            let own = outgoing.common.origin.as_ref();
             let own = own.map(|own| own.checked(settings.tls.is_some(), &call.link)).transpose()?;
-            settings.address(&mut request, outgoing.path.clone(), own, outgoing.own_agent.as_ref());
+            settings.address(
+                &mut request,
+                outgoing.common.path.clone(),
+                own,
+                outgoing.common.own_agent.as_ref(),
+            );
             if let Some(deadline) = deadline {
                 deadline.tell_what_is_left(request.headers_mut());
             }
@@ -259,7 +264,7 @@ async fn send<S: Source>(
                             // The call is committed to this attempt.
                             body.settle();
                             outgoing.number(response.headers_mut());
-                            let score = outgoing.score.clone();
+                            let score = outgoing.common.score.clone();
                             return Ok(response.map(|body| ResponseBody::new(body, call, score, deadline)));
                         }
                         drop(call);

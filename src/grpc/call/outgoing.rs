@@ -60,58 +60,45 @@ impl Prepared {
             .unwrap_or(tuning.wait_for_ready);
         let score = retries.bucket.as_ref().map(|bucket| Score {
             bucket: Arc::clone(bucket),
-            codes: policy.as_ref().map(|policy| policy.codes()).unwrap_or_default(),
+            codes: policy.as_ref().map(|(policy, _)| policy.codes()).unwrap_or_default(),
         });
         let (mut head, body) = request.into_parts();
         let uri = std::mem::take(&mut head.uri).into_parts();
-        let origin = Origin::new(own_authority, uri.scheme, uri.authority)?;
-        let path = uri.path_and_query;
-        let own_agent = head.headers.get(USER_AGENT).cloned();
-        let call = |kept, body, request| Outgoing {
+        let resend = tuning.resend_buffer;
+        let is_kept = policy.is_some() || resend > 0;
+        let common = Common {
             wait_for_ready,
-            path,
-            origin,
-            own_agent,
-            kept,
-            body,
-            request,
-            attempts: Attempts::default(),
-            previous: 0,
-            retry: None,
+            origin: Origin::new(own_authority, uri.scheme, uri.authority)?,
+            path: uri.path_and_query,
+            own_agent: head.headers.get(USER_AGENT).cloned(),
+            kept: is_kept.then(|| KeptHead::new(&head)),
             score,
         };
-        let Some(policy) = policy else {
-            let limit = tuning.resend_buffer;
-            let kept = (limit > 0).then(|| KeptHead::new(&head));
-            let (body, first) = CallBody::new(body, limit, None);
-            let outgoing = call(kept, body, Some(Request::from_parts(head, first)));
-            return Ok(Prepared { timeout, plan: Plan::InTurn(outgoing) });
-        };
-        let limit = retries.call_buffer.max(tuning.resend_buffer);
-        let share = Share::new(Arc::clone(&retries.budget));
-        let kept = KeptHead::new(&head);
-        let most = retries.attempts(&policy);
-        let plan = match &*policy {
-            CallPolicy::Hedge(_) => {
+        let room = || (retries.call_buffer.max(resend), Share::new(Arc::clone(&retries.budget)));
+        let (body, retry) = match policy {
+            None => (CallBody::new(body, resend, None), None),
+            Some((policy, most)) if matches!(*policy, CallPolicy::Hedge(_)) => {
+                let (limit, share) = room();
                 let body = SharedBody::new(body, limit, share);
-                // Each attempt takes its body from there.
-                let (none, _) = CallBody::new(Body::empty(), 0, None);
-                let template = call(Some(kept), none, None);
-                Plan::Hedged(Box::new(Hedging { policy, most, body, template }))
+                let hedging = Hedging { policy, most, body, common };
+                return Ok(Prepared { timeout, plan: Plan::Hedged(Box::new(hedging)) });
             }
-            _ => {
-                let (body, first) = CallBody::new(body, limit, Some(share));
-                let mut outgoing = call(Some(kept), body, Some(Request::from_parts(head, first)));
-                outgoing.retry = Some(Retry { policy, most, state: RetryState::new() });
-                Plan::InTurn(outgoing)
+            Some((policy, most)) => {
+                let (limit, share) = room();
+                let retry = Retry { policy, most, state: RetryState::new() };
+                (CallBody::new(body, limit, Some(share)), Some(retry))
             }
         };
-        Ok(Prepared { timeout, plan })
+        let (body, first) = body;
+        let mut outgoing = Outgoing::new(common, 0, body, Some(Request::from_parts(head, first)));
+        outgoing.retry = retry;
+        Ok(Prepared { timeout, plan: Plan::InTurn(outgoing) })
     }
 }
 
-/// One request, for attempts that follow one another.
-pub(super) struct Outgoing {
+/// What holds for all attempts of a call.
+#[derive(Clone)]
+pub(super) struct Common {
     pub(super) wait_for_ready: bool,
     pub(super) path: Option<PathAndQuery>,
     /// `None`: the connection's.
@@ -119,6 +106,12 @@ pub(super) struct Outgoing {
     pub(super) own_agent: Option<HeaderValue>,
     /// For another attempt.
     kept: Option<KeptHead>,
+    pub(super) score: Option<Score>,
+}
+
+/// One request, for attempts that follow one another.
+pub(super) struct Outgoing {
+    pub(super) common: Common,
     pub(super) body: Arc<CallBody>,
     /// For the next attempt; taken by each.
     pub(super) request: Option<Request<RequestBody>>,
@@ -126,7 +119,6 @@ pub(super) struct Outgoing {
     /// Attempts before the one that runs, transparent retries not counted.
     previous: u32,
     retry: Option<Retry>,
-    pub(super) score: Option<Score>,
 }
 
 /// The retries of a call that has a policy for them.
@@ -146,27 +138,24 @@ impl Retry {
 }
 
 impl Outgoing {
-    /// The same request as the attempt of a hedged call that has `previous` before it.
-    pub(super) fn hedge(&self, previous: u32, body: Arc<CallBody>, first: RequestBody) -> Self {
-        let request = self.kept.as_ref().map(|kept| Request::from_parts(kept.again(), first));
-        Outgoing {
-            wait_for_ready: self.wait_for_ready,
-            path: self.path.clone(),
-            origin: self.origin.clone(),
-            own_agent: self.own_agent.clone(),
-            kept: self.kept.clone(),
-            body,
-            request,
-            attempts: Attempts::default(),
-            previous,
-            retry: None,
-            score: self.score.clone(),
-        }
+    fn new(
+        common: Common,
+        previous: u32,
+        body: Arc<CallBody>,
+        request: Option<Request<RequestBody>>,
+    ) -> Self {
+        Outgoing { common, body, request, attempts: Attempts::default(), previous, retry: None }
+    }
+
+    /// The attempt of a hedged call that has `previous` before it.
+    pub(super) fn hedge(common: &Common, previous: u32, body: Arc<CallBody>, first: RequestBody) -> Self {
+        let request = common.kept.as_ref().map(|kept| Request::from_parts(kept.again(), first));
+        Self::new(common.clone(), previous, body, request)
     }
 
     /// The request for another attempt, if it is kept from its beginning. The attempt before must be over.
     pub(super) fn again(&self) -> Option<Request<RequestBody>> {
-        let (kept, body) = self.kept.as_ref().zip(self.body.begin_attempt())?;
+        let (kept, body) = self.common.kept.as_ref().zip(self.body.begin_attempt())?;
         Some(Request::from_parts(kept.again(), body))
     }
 
@@ -180,14 +169,13 @@ impl Outgoing {
     /// When the attempt that begins now must have an answer: by the call's deadline, or by the policy's for attempts.
     pub(super) fn limit(&self, deadline: Option<Deadline>) -> Result<Option<Deadline>, Error> {
         let policy = self.retry.as_ref().and_then(Retry::policy);
-        let Some(timeout) = policy.and_then(RetryPolicy::timeout_of_attempt) else { return Ok(deadline) };
+        let Some(timeout) = policy.and_then(|policy| policy.attempt_timeout) else { return Ok(deadline) };
         Ok(Deadline::earlier(deadline, Deadline::after(Some(timeout))?))
     }
 
     /// Judges the end of an attempt. If another follows, its request is there.
     pub(super) fn after(&mut self, outcome: Outcome, timed_out: bool) -> AttemptEnd {
-        if self.retry.is_some()
-            && let Some(failure) = failure(&outcome, timed_out)
+        if let Some(failure) = failure(&outcome, timed_out)
             && let Some(pause) = self.pause(failure)
             && let Some(again) = self.again()
         {
@@ -202,7 +190,7 @@ impl Outgoing {
     fn pause(&mut self, failure: Failure) -> Option<Duration> {
         let retry = self.retry.as_mut()?;
         let CallPolicy::Retry(policy) = &*retry.policy else { return None };
-        let count = || self.score.as_ref().is_none_or(|score| score.bucket.failure());
+        let count = || Score::failure(self.common.score.as_ref());
         retry.state.failed(policy, retry.most, failure, count, fastrand::f64())
     }
 
@@ -211,7 +199,7 @@ impl Outgoing {
         if let Ok(response) = &mut outcome {
             self.number(response.headers_mut());
             // A failure was counted when it was judged.
-            if let Some(score) = &self.score
+            if let Some(score) = &self.common.score
                 && status_code(response.headers()) == Code::Ok
             {
                 score.bucket.success();

@@ -15,6 +15,11 @@ pub(super) struct Score {
 }
 
 impl Score {
+    /// Counts a failed attempt, and returns whether the call may be sent again. Without a throttle it may.
+    pub(super) fn failure(score: Option<&Self>) -> bool {
+        score.is_none_or(|score| score.bucket.failure())
+    }
+
     /// The call has ended with this status, and is not sent again.
     pub(super) fn count(&self, code: Code) {
         if code == Code::Ok {

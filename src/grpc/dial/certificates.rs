@@ -153,10 +153,7 @@ impl Inner {
         if let Some(Custom(config)) = &self.config.custom {
             return Ok(Arc::clone(config));
         }
-        let make = || {
-            let material = Material::given(&self.config);
-            client_config(&material, given_roots(&self.config, &material)?)
-        };
+        let make = || client_config(&self.config, &Material::given(&self.config));
         self.given.get_or_init(make).clone()
     }
 
@@ -198,14 +195,7 @@ impl Inner {
         if self.current.lock().material.as_ref() == Some(&material) {
             return Ok(None);
         }
-        #[cfg(feature = "native-roots")]
-        let roots = match self.config.roots {
-            Roots::Native => native_roots(&self.config, &material)?,
-            _ => given_roots(&self.config, &material)?,
-        };
-        #[cfg(not(feature = "native-roots"))]
-        let roots = given_roots(&self.config, &material)?;
-        Ok(Some((client_config(&material, roots)?, material)))
+        Ok(Some((client_config(&self.config, &material)?, material)))
     }
 }
 
@@ -248,11 +238,11 @@ impl fmt::Debug for Pushed {
     }
 }
 
-fn client_config(material: &Material, roots: RootCertStore) -> Result<Arc<ClientConfig>, Error> {
+fn client_config(config: &TlsConfig, material: &Material) -> Result<Arc<ClientConfig>, Error> {
     let client = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|error| Error::config("tls", error))?
-        .with_root_certificates(roots);
+        .with_root_certificates(roots(config, material)?);
     let mut client = match &material.identity {
         None => client.with_no_client_auth(),
         Some((certificates, key)) => {
@@ -272,8 +262,8 @@ fn client_config(material: &Material, roots: RootCertStore) -> Result<Arc<Client
     Ok(Arc::new(client))
 }
 
-/// All but those of the operating system.
-fn given_roots(config: &TlsConfig, material: &Material) -> Result<RootCertStore, Error> {
+/// Those of the operating system among them: then it reads files.
+fn roots(config: &TlsConfig, material: &Material) -> Result<RootCertStore, Error> {
     let mut store = RootCertStore::empty();
     if config.roots == Roots::Webpki {
         store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
@@ -288,17 +278,19 @@ fn given_roots(config: &TlsConfig, material: &Material) -> Result<RootCertStore,
             return Err(Error::config("ca_certificate_pem", "there is no certificate in it"));
         }
     }
+    #[cfg(feature = "native-roots")]
+    if config.roots == Roots::Native {
+        add_native_roots(&mut store)?;
+    }
     Ok(store)
 }
 
-/// Those of the operating system, and what was given beside them. Reads files.
 #[cfg(feature = "native-roots")]
-fn native_roots(config: &TlsConfig, material: &Material) -> Result<RootCertStore, Error> {
-    let mut store = given_roots(config, material)?;
+fn add_native_roots(store: &mut RootCertStore) -> Result<(), Error> {
     let found = rustls_native_certs::load_native_certs();
     let (added, _) = store.add_parsable_certificates(found.certs);
     if added > 0 {
-        return Ok(store);
+        return Ok(());
     }
     Err(match found.errors.into_iter().next() {
         Some(error) => Error::config("tls", error),

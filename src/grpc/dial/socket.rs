@@ -1,5 +1,6 @@
 //! The socket of an attempt: the host's addresses, TCP with its options, or a Unix socket.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
@@ -21,23 +22,11 @@ pub(super) async fn connect(
     progress: &Progress,
 ) -> Result<BoxedIo, BoxError> {
     match endpoint {
-        Endpoint::Tcp { .. } | Endpoint::Addresses(_) => {
-            let mut addresses = match endpoint {
-                Endpoint::Tcp { host, port } => resolve::look_up(host, *port).await?,
-                Endpoint::Addresses(all) => all.clone(),
-                _ => Vec::new(),
-            };
-            let first = passed_over.checked_rem(addresses.len()).unwrap_or(0);
-            addresses.rotate_left(first);
-            progress.at(DialPhase::Connect);
-            let stream = happy_eyeballs::connect(addresses, TcpStream::connect).await?;
-            stream.set_nodelay(options.tcp_nodelay)?;
-            if let Some(time) = options.tcp_keepalive {
-                let time = time.min(LONGEST_KEEPALIVE);
-                SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(time))?;
-            }
-            Ok(Box::new(stream))
+        Endpoint::Tcp { host, port } => {
+            let addresses = resolve::look_up(host, *port).await?;
+            tcp(addresses, options, passed_over, progress).await
         }
+        Endpoint::Addresses(all) => tcp(all.clone(), options, passed_over, progress).await,
         #[cfg(unix)]
         Endpoint::Unix(path) => {
             progress.at(DialPhase::Connect);
@@ -54,4 +43,22 @@ pub(super) async fn connect(
         #[cfg(not(unix))]
         Endpoint::Unix(_) => Err(std::io::Error::from(std::io::ErrorKind::Unsupported).into()),
     }
+}
+
+async fn tcp(
+    mut addresses: Vec<SocketAddr>,
+    options: &Options,
+    passed_over: usize,
+    progress: &Progress,
+) -> Result<BoxedIo, BoxError> {
+    let first = passed_over.checked_rem(addresses.len()).unwrap_or(0);
+    addresses.rotate_left(first);
+    progress.at(DialPhase::Connect);
+    let stream = happy_eyeballs::connect(addresses, TcpStream::connect).await?;
+    stream.set_nodelay(options.tcp_nodelay)?;
+    if let Some(time) = options.tcp_keepalive {
+        let time = time.min(LONGEST_KEEPALIVE);
+        SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(time))?;
+    }
+    Ok(Box::new(stream))
 }

@@ -86,12 +86,12 @@ impl Retries {
         self.methods.find(path)
     }
 
-    /// The policy of a request: its own, or else its method's. `None` if it is sent once.
+    /// The policy of a request, its own or else its method's, and how many attempts it allows. `None` if it is sent once.
     pub(in crate::grpc) fn policy(
         &self,
         own: Option<CallPolicy>,
         method: Option<&MethodConfig>,
-    ) -> Result<Option<Arc<CallPolicy>>, Error> {
+    ) -> Result<Option<(Arc<CallPolicy>, u32)>, Error> {
         let policy = match own {
             None => method.and_then(|method| method.policy.clone()),
             Some(own) => {
@@ -99,10 +99,10 @@ impl Retries {
                 Some(Arc::new(own))
             }
         };
-        Ok(policy.filter(|policy| policy.attempts(self.max_attempts) > 1))
-    }
-
-    pub(in crate::grpc) fn attempts(&self, policy: &CallPolicy) -> u32 {
-        policy.attempts(self.max_attempts)
+        let counted = policy.map(|policy| {
+            let most = policy.attempts(self.max_attempts);
+            (policy, most)
+        });
+        Ok(counted.filter(|(_, most)| *most > 1))
     }
 }

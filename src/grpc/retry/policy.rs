@@ -37,7 +37,7 @@ pub struct RetryPolicy {
     pub(super) max_backoff: Duration,
     pub(super) multiplier: f64,
     pub(super) codes: Codes,
-    pub(super) attempt_timeout: Option<Duration>,
+    pub(in crate::grpc) attempt_timeout: Option<Duration>,
 }
 
 impl RetryPolicy {
@@ -90,10 +90,6 @@ impl RetryPolicy {
         self
     }
 
-    pub(in crate::grpc) fn timeout_of_attempt(&self) -> Option<Duration> {
-        self.attempt_timeout
-    }
-
     /// The pause before retry `retry`, the first being 1, with a `draw` from 0 to 1.
     pub(super) fn pause(&self, retry: u32, draw: f64) -> Duration {
         let exponent = i32::try_from(retry.saturating_sub(1)).unwrap_or(i32::MAX);
@@ -139,7 +135,7 @@ impl RetryPolicy {
 #[must_use]
 pub struct HedgingPolicy {
     pub(super) max_attempts: u32,
-    pub(super) delay: Duration,
+    pub(in crate::grpc) delay: Duration,
     pub(super) non_fatal: Codes,
 }
 
@@ -161,10 +157,6 @@ impl HedgingPolicy {
     pub fn non_fatal(mut self, codes: impl IntoIterator<Item = Code>) -> Self {
         self.non_fatal = codes.into_iter().collect();
         self
-    }
-
-    pub(in crate::grpc) fn pause_between(&self) -> Duration {
-        self.delay
     }
 
     fn check(&self) -> Result<(), Error> {
